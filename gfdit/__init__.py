@@ -1,0 +1,3 @@
+"""gfdit: GPU parallelism for Diffusion Transformers as something to schedule."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""The scheduler: pure, clockless, deterministic. Imports only units, errors and numpy."""

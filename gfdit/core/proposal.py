@@ -1,0 +1,132 @@
+"""What a policy asks for. The scheduler checks, places and keeps the books; a proposal changes nothing by itself.
+
+Rows are indices into the view the proposal answers. `Because` names the clause that decided, so that `explain` can quote it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum, auto
+from typing import Protocol
+
+from gfdit.core.view import I8, Reservation, View
+
+
+@dataclass(frozen=True, slots=True)
+class Because:
+    """`clause`: its name as in the policy ("order", "sp, 1st alternative"); `line`: 1-based, 0 when there is none;
+    `values`: up to four compared values, rendered."""
+
+    clause: str
+    line: int = 0
+    values: tuple[tuple[str, str], ...] = ()
+
+
+class WaitReason(StrEnum):
+    """Why a live request has no ranks: the closed list, faults first."""
+
+    NO_STAGE_CLAUSE = "no_stage_clause"
+    NEVER_FITS = "never_fits"
+    DEFERRED = "deferred"
+    SET_ASIDE = "set_aside"
+    LANE_FULL = "lane_full"
+    RESERVED = "reserved_for"
+    POLICY_WAITS = "policy_waits"
+    NO_FREE_GPU = "no_free_gpu"
+    HOLDING = "holding"
+
+
+class Fate(Enum):
+    ADMIT = auto()
+    REJECT = auto()
+    DEFER = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The admission of one new row. `slo_s`: the class's budget, used when the request brings none. `steps`: a degraded
+    number of steps. `message` answers the client on reject."""
+
+    row: int
+    fate: Fate
+    class_name: str
+    slo_s: float | None = None
+    steps: int | None = None
+    preemptible: bool | None = None
+    message: str = ""
+    because: Because | None = None
+
+
+class Prefer(StrEnum):
+    """How ranks are picked, in the order the policy lists them; `LAST_GPUS` (keep what it has) comes first by default."""
+
+    LAST_GPUS = "last_gpus"
+    SAME_NODE = "same_node"
+    PACK = "pack"
+    SPREAD = "spread"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Run the row's next task on `degree` ranks (those of its stage). Listed most important first."""
+
+    row: int
+    degree: int
+    prefer: tuple[Prefer, ...] = (Prefer.LAST_GPUS, Prefer.SAME_NODE)
+    because: Because | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cap:
+    """A running victim may have at most `degree` ranks at its next boundary (0: pause), for `winner`'s sake."""
+
+    row: int
+    degree: int
+    winner: int
+    because: Because | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Reject a live row that has not run (triage `then reject`)."""
+
+    row: int
+    message: str
+    because: Because | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    places: tuple[Place, ...] = ()
+    caps: tuple[Cap, ...] = ()
+    turns: tuple[Turn, ...] = ()
+    reservations: tuple[Reservation, ...] = ()  # the whole set from now on
+    waits: dict[int, WaitReason] = field(default_factory=dict)  # row -> reason, for plannable rows left out
+    wake_at_s: float | None = None  # ask again by then even if nothing happens
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a policy is ejected in favour of its fallback: `errors` strikes within a minute, or a tick over `tick_s`."""
+
+    errors: int = 3
+    tick_s: float | None = None
+
+
+class Policy(Protocol):
+    """A total function of a frozen view. Implementations keep no state that a replay would not rebuild."""
+
+    name: str
+    version: int
+    sha: str
+    limits: Limits
+    fallback: Policy | None
+    tick_every_s: float | None  # period of ticks beyond those that events cause
+
+    def admit(self, view: View, rows: I8) -> list[Verdict]:
+        """One verdict for each of `rows` (all new), in that order."""
+        ...
+
+    def plan(self, view: View) -> Proposal:
+        """What should run from now on. New rows are not to be placed."""
+        ...

@@ -1,0 +1,476 @@
+"""The scheduler: `observe(event)` and `tick(now) -> Decision`. No I/O, no clock, no randomness, no callbacks.
+
+A policy proposes over a frozen view; this module checks, picks ranks, commits and keeps the books. Its promises, checked by
+`invariants.check`: a rank works for one task at most; every task belongs to one trajectory; every request ends once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import assert_never
+
+import numpy as np
+
+from gfdit.core.commands import AbortTask, Command, EndRequest, RunTask
+from gfdit.core.estimate import Estimator
+from gfdit.core.events import (
+    Event,
+    PolicyOverran,
+    RequestArrived,
+    RequestCancelled,
+    TaskFailed,
+    TaskFinished,
+    WorkerJoined,
+    WorkerLost,
+)
+from gfdit.core.lifecycle import TERMINAL, State, Trigger
+from gfdit.core.parallel import split_degree
+from gfdit.core.placement import choose_ranks
+from gfdit.core.proposal import Because, Fate, Place, Policy, Proposal, Verdict, WaitReason
+from gfdit.core.table import Table
+from gfdit.core.topology import Topology
+from gfdit.core.trajectory import Trajectory
+from gfdit.core.view import Reservation, View
+from gfdit.core.work import SINGLE_RANK_STAGES, ModelFacts, Outcome, Stage
+from gfdit.units import NS_PER_S, to_ns, to_s
+
+STRIKE_WINDOW_NS = 60 * NS_PER_S
+
+
+class MoveKind(StrEnum):
+    START = "start"
+    GROW = "grow"
+    SHRINK = "shrink"
+    MIGRATE = "migrate"
+    PAUSE = "pause"
+    RESUME = "resume"
+
+
+# Fewer things disturbed first: who keeps its group, who gives some up, who gets more, who moves, who begins.
+_PLACING_ORDER = {
+    kind: n for n, kind in enumerate((None, MoveKind.SHRINK, MoveKind.GROW, MoveKind.RESUME, MoveKind.START))
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A group changed. `before` and `after` are ordered ranks; one of them is () for start, resume and pause."""
+
+    kind: MoveKind
+    request_id: str
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    because: Because | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Part of a proposal that the core did not carry out, and why."""
+
+    request_id: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What one tick settled. `next_tick_at`: tick again by then (ns), `None` when events alone decide."""
+
+    commands: tuple[Command, ...]
+    next_tick_at: int | None
+    moves: tuple[Move, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    policy_error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A task that was sent and has not ended."""
+
+    command: RunTask
+    trajectory: Trajectory
+
+
+class Scheduler:
+    """See the module. `max_attempts`: failures after which a request is given up as the likely cause."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        topology: Topology,
+        estimator: Estimator,
+        models: Mapping[str, ModelFacts] | None = None,
+        *,
+        max_attempts: int = 4,
+    ) -> None:
+        self.policy = policy
+        self.topology = topology
+        self.estimator = estimator
+        self.max_attempts = max_attempts
+        self.trajectories: dict[str, Trajectory] = {}  # live ones only
+        self.alive: dict[int, int] = {}  # rank -> incarnation
+        self.owner: dict[int, int] = {}  # rank -> epoch of the task that holds it
+        self.flights: dict[int, Flight] = {}
+        self.stale_events = 0
+        self.policy_errors = 0
+        self._models = dict(models or {})
+        self._table = Table(estimator)
+        self._fresh: list[Trajectory] = []
+        self._dirty: dict[str, Trajectory] = {}
+        self._ready: dict[str, Trajectory] = {}  # between two tasks since the last tick
+        self._outbox: list[Command] = []
+        self._reservations: tuple[Reservation, ...] = ()
+        self._strikes: list[int] = []
+        self._epoch = 0
+        self._ended: set[str] = set()
+
+    # ---- events -------------------------------------------------------------------------------------------------
+
+    def observe(self, event: Event) -> None:
+        """Take note of what happened. Decides nothing: that is `tick`."""
+        match event:
+            case RequestArrived():
+                self._arrived(event)
+            case RequestCancelled():
+                self._cancelled(event)
+            case TaskFinished():
+                self._task_finished(event)
+            case TaskFailed():
+                self._task_failed(event)
+            case WorkerJoined(rank=rank, incarnation=incarnation):
+                self.alive[rank] = incarnation
+                self._forget_rank(rank)
+            case WorkerLost(rank=rank, incarnation=incarnation):
+                if self.alive.get(rank) == incarnation:
+                    del self.alive[rank]
+                    self._forget_rank(rank)
+            case PolicyOverran(at=at):
+                self._strike(at)
+            case _:
+                assert_never(event)
+
+    def _arrived(self, event: RequestArrived) -> None:
+        request = event.request
+        if request.id in self.trajectories or request.id in self._ended:
+            self.stale_events += 1
+            return
+        trajectory = Trajectory(
+            request=request,
+            cost=self.estimator.expand(request),
+            chain=self.estimator.cost.stages(request.model),
+            slot=self._table.reserve_slot(),
+            steps_total=request.steps,
+            class_name=request.class_name,
+            preemptible=request.preemptible,
+            deadline_ns=None if request.slo_ns is None else request.arrival_ns + request.slo_ns,
+        )
+        self.trajectories[request.id] = trajectory
+        self._table.insert(trajectory)
+        self._fresh.append(trajectory)
+
+    def _cancelled(self, event: RequestCancelled) -> None:
+        t = self.trajectories.get(event.request_id)
+        if t is None:
+            self.stale_events += 1
+            return
+        if t.epoch is not None:
+            self._outbox.append(AbortTask(t.epoch, f"cancelled by the {event.cause}"))
+        self._end(t, Trigger.CANCEL, event.at, Outcome.CANCELLED, "cancelled", f"cancelled by the {event.cause}")
+
+    def _task_finished(self, event: TaskFinished) -> None:
+        flight = self._land(event.epoch)
+        if flight is None:
+            return
+        t, command = flight.trajectory, flight.command
+        if t.state in TERMINAL:
+            return
+        self.estimator.learn(t.request, command.stage, command.parallel.degree, to_s(event.busy_ns) / command.steps)
+        t.epoch = None
+        t.holders = tuple(rank for rank in command.ranks if rank in self.alive)
+        t.restorable = event.checkpointed
+        if t.task_done(command.steps):
+            self._end(t, Trigger.FINISH, event.at, Outcome.COMPLETED)
+            return
+        t.advance(Trigger.BOUNDARY, event.at)
+        self._ready[t.request.id] = self._dirty[t.request.id] = t
+
+    def _task_failed(self, event: TaskFailed) -> None:
+        flight = self._land(event.epoch)
+        if flight is None:
+            return
+        t = flight.trajectory
+        if t.state in TERMINAL:
+            return
+        t.epoch = None
+        t.attempts += event.blame
+        if t.attempts >= self.max_attempts:
+            message = f"gave up after {t.attempts} attempts; the last: {event.code} {event.message}".strip()
+            self._end(t, Trigger.FAIL, event.at, Outcome.FAILED, event.code, message)
+            return
+        t.advance(Trigger.SET_BACK, event.at)
+        t.wait_reason = WaitReason.NO_FREE_GPU
+        if t.started and not t.holders and not t.restorable:
+            t.start_over()
+        self._table.lost_ranks(t, to_s(event.at))
+        self._dirty[t.request.id] = t
+
+    def _land(self, epoch: int) -> Flight | None:
+        flight = self.flights.pop(epoch, None)
+        if flight is None:
+            self.stale_events += 1
+            return None
+        for rank in flight.command.ranks:
+            if self.owner.get(rank) == epoch:
+                del self.owner[rank]
+        return flight
+
+    def _forget_rank(self, rank: int) -> None:
+        """The state that a lost or new worker held is gone. Its task, if any, ends by an event of its own."""
+        for t in self.trajectories.values():
+            if rank in t.holders:
+                t.holders = tuple(holder for holder in t.holders if holder != rank)
+                if t.started and not t.holders and not t.restorable and t.epoch is None:
+                    t.start_over()
+                    self._dirty[t.request.id] = t
+
+    def _end(
+        self, t: Trajectory, trigger: Trigger, at: int, outcome: Outcome, code: str = "", message: str = ""
+    ) -> None:
+        t.advance(trigger, at)
+        del self.trajectories[t.request.id]
+        self._dirty.pop(t.request.id, None)
+        self._ready.pop(t.request.id, None)
+        self._ended.add(t.request.id)
+        self._table.remove(t)
+        self._outbox.append(EndRequest(t.request.id, outcome, at, t.deadline_ns, code, message))
+
+    # ---- ticks --------------------------------------------------------------------------------------------------
+
+    def tick(self, now: int) -> Decision:
+        """Evaluate the policy once and commit what holds of its proposal."""
+        errors: list[str] = []
+        self._admit(now, errors)
+        view = self._freeze(now)
+        proposal = self._propose(view, now, errors)
+        moves, refusals = self._commit(view, proposal, now)
+        commands, self._outbox = tuple(self._outbox), []
+        return Decision(commands, self._next_tick(proposal, now), moves, refusals, "; ".join(errors) or None)
+
+    def _freeze(self, now: int) -> View:
+        for t in self._dirty.values():
+            self._table.update(t)
+        self._dirty.clear()
+        self._reservations = tuple(
+            r for r in self._reservations if to_ns(r.until_s) > now and r.request_id in self.trajectories
+        )
+        return self._table.freeze(to_s(now), len(self.alive), len(self.alive) - self._busy(), self._reservations)
+
+    def _busy(self) -> int:
+        return sum(rank in self.alive for rank in self.owner)
+
+    def _admit(self, now: int, errors: list[str]) -> None:
+        self._fresh = [t for t in self._fresh if t.state in (State.ARRIVED, State.DEFERRED)]
+        if not self._fresh:
+            return
+        view = self._freeze(now)
+        rows = np.flatnonzero(view.new)
+        fresh = [self.trajectories[view.ids[row]] for row in rows]
+        try:
+            verdicts = self.policy.admit(view, rows)
+        except Exception as error:  # a policy may be anyone's code: its failure must not stop the system
+            self._policy_failed(error, now, errors)
+            verdicts = [Verdict(int(row), Fate.ADMIT, t.class_name) for row, t in zip(rows, fresh, strict=True)]
+        for verdict, t in zip(verdicts, fresh, strict=True):
+            self._apply_verdict(verdict, t, now)
+        self._fresh = [t for t in fresh if t.state is State.DEFERRED]
+
+    def _apply_verdict(self, verdict: Verdict, t: Trajectory, now: int) -> None:
+        t.class_name, t.because = verdict.class_name, verdict.because
+        self._dirty[t.request.id] = t
+        match verdict.fate:
+            case Fate.REJECT:
+                self._end(t, Trigger.REJECT, now, Outcome.REJECTED, "rejected", verdict.message)
+            case Fate.DEFER:
+                t.advance(Trigger.DEFER, now)
+                t.wait_reason = WaitReason.DEFERRED
+            case Fate.ADMIT:
+                t.advance(Trigger.ADMIT, now)
+                t.wait_reason = WaitReason.NO_FREE_GPU
+                if t.deadline_ns is None and verdict.slo_s is not None:
+                    t.deadline_ns = t.request.arrival_ns + to_ns(verdict.slo_s)
+                if verdict.steps is not None:
+                    t.steps_total = max(1, min(t.request.steps, verdict.steps))
+                if verdict.preemptible is not None:
+                    t.preemptible = verdict.preemptible
+            case _:
+                assert_never(verdict.fate)
+
+    def _propose(self, view: View, now: int, errors: list[str]) -> Proposal:
+        try:
+            return self.policy.plan(view)
+        except Exception as error:  # as above
+            self._policy_failed(error, now, errors)
+            return self._last_plan(view)
+
+    def _last_plan(self, view: View) -> Proposal:
+        """Whoever is between two tasks goes on with the ranks it has; nothing else changes."""
+        row_of = {request_id: row for row, request_id in enumerate(view.ids)}
+        places = [
+            Place(row_of[t.request.id], 1 if t.stage in SINGLE_RANK_STAGES else len(t.group))
+            for t in self._ready.values()
+        ]
+        return Proposal(places=tuple(places), reservations=self._reservations)
+
+    def _policy_failed(self, error: Exception, now: int, errors: list[str]) -> None:
+        self.policy_errors += 1
+        errors.append(f"{type(error).__name__}: {error}")
+        self._strike(now)
+
+    def _strike(self, at: int) -> None:
+        """An error or an overrun; enough of them within a minute and the fallback takes over for good."""
+        self._strikes = [strike for strike in self._strikes if at - strike < STRIKE_WINDOW_NS] + [at]
+        if len(self._strikes) >= self.policy.limits.errors and self.policy.fallback is not None:
+            self.policy = self.policy.fallback
+            self._strikes = []
+
+    def _next_tick(self, proposal: Proposal, now: int) -> int | None:
+        times = [to_ns(r.until_s) for r in self._reservations]
+        if proposal.wake_at_s is not None:
+            times.append(to_ns(proposal.wake_at_s))
+        if self.policy.tick_every_s is not None and self.trajectories:
+            times.append(now + to_ns(self.policy.tick_every_s))
+        ahead = [at for at in times if at > now]
+        return min(ahead) if ahead else None
+
+    # ---- committing a proposal ----------------------------------------------------------------------------------
+
+    def _commit(self, view: View, proposal: Proposal, now: int) -> tuple[tuple[Move, ...], tuple[Refusal, ...]]:
+        moves: list[Move] = []
+        refusals: list[Refusal] = []
+        for turn in proposal.turns:
+            t = self.trajectories[view.ids[turn.row]]
+            if t.state in (State.WAITING, State.READY, State.PAUSED):
+                self._end(t, Trigger.REJECT, now, Outcome.REJECTED, "rejected", turn.message)
+        accepted = self._accept(view, proposal.places, refusals)
+        self._pause_others(accepted, now, moves)
+        idle = {rank for rank in self.alive if rank not in self.owner}
+        for place, t in sorted(accepted, key=lambda pair: _PLACING_ORDER[self._intent(pair[1], pair[0])]):
+            ranks = choose_ranks(place.degree, idle, t.group, self.topology, place.prefer)
+            idle.difference_update(ranks)
+            self._run(t, ranks, place.because, now, moves)
+        for cap in proposal.caps:
+            victim = self.trajectories.get(view.ids[cap.row])
+            if victim is not None and victim.state is State.RUNNING:
+                victim.cap, victim.because = cap.degree, cap.because
+                self._dirty[victim.request.id] = victim
+        for row, reason in proposal.waits.items():
+            waiting = self.trajectories.get(view.ids[row])
+            if waiting is not None and waiting.state is not State.RUNNING:
+                waiting.wait_reason = reason
+        self._reservations = proposal.reservations
+        return tuple(moves), tuple(refusals)
+
+    def _accept(self, view: View, places: Sequence[Place], refusals: list[Refusal]) -> list[tuple[Place, Trajectory]]:
+        """The places that can be carried out together, checked one by one in the policy's order."""
+        free = len(self.alive) - self._busy()
+        accepted: list[tuple[Place, Trajectory]] = []
+        seen: set[int] = set()
+        for place in places:
+            request_id = view.ids[place.row]
+            t = self.trajectories.get(request_id)
+            why = self._why_not(place, t, free, place.row in seen)
+            if why is not None or t is None:
+                refusals.append(Refusal(request_id, why or "has ended"))
+                continue
+            seen.add(place.row)
+            free -= place.degree
+            accepted.append((place, t))
+        return accepted
+
+    def _why_not(self, place: Place, t: Trajectory | None, free: int, again: bool) -> str | None:
+        if t is None:
+            return "has ended"
+        if again:
+            return "is placed twice"
+        if t.state not in (State.WAITING, State.READY, State.PAUSED):
+            return f"is {t.state}: it cannot be placed"
+        if place.degree > free:
+            return f"wants {place.degree} ranks, {free} are free"
+        if t.stage in SINGLE_RANK_STAGES:
+            return None if place.degree == 1 else f"{t.stage} runs on 1 rank, not {place.degree}"
+        if place.degree not in self.estimator.offered(t.request.model):
+            return f"degree {place.degree} is not offered for model {t.request.model}"
+        return None
+
+    @staticmethod
+    def _intent(t: Trajectory, place: Place) -> MoveKind | None:
+        if t.state is State.READY:
+            if len(t.group) == place.degree:
+                return None
+            return MoveKind.SHRINK if place.degree < len(t.group) else MoveKind.GROW
+        return MoveKind.RESUME if t.started else MoveKind.START
+
+    def _pause_others(self, accepted: list[tuple[Place, Trajectory]], now: int, moves: list[Move]) -> None:
+        """Whoever is between two tasks and was not placed again gives its ranks up."""
+        for _, placed in accepted:
+            self._ready.pop(placed.request.id, None)
+        for t in self._ready.values():
+            t.advance(Trigger.PAUSE, now)
+            if t.stage is Stage.DENOISE and t.steps_done > 0:
+                t.preemptions += 1
+                moves.append(Move(MoveKind.PAUSE, t.request.id, t.group, ()))
+            t.cap = None
+            t.wait_reason = WaitReason.NO_FREE_GPU
+            self._table.lost_ranks(t, to_s(now))
+            self._dirty[t.request.id] = t
+        self._ready.clear()
+
+    def _run(self, t: Trajectory, ranks: tuple[int, ...], because: Because | None, now: int, moves: list[Move]) -> None:
+        self._epoch += 1
+        resumed = t.state is State.PAUSED
+        before, t.group = t.group, ranks
+        self._note_move(t, before, resumed, because, moves)
+        t.advance(Trigger.RUN, now)
+        facts = self._models.get(t.request.model)
+        regrouped = set(t.holders) != set(ranks)
+        command = RunTask(
+            epoch=self._epoch,
+            request_id=t.request.id,
+            stage=t.stage,
+            first_step=t.steps_done,
+            steps=1,
+            ranks=ranks,
+            parallel=split_degree(
+                len(ranks),
+                heads=facts.heads if facts else len(ranks),
+                cfg_branches=2 if facts and facts.cfg_parallel and t.request.cfg else 1,
+            ),
+            sources=t.holders if t.started and regrouped else (),
+            restore=t.started and not t.holders,
+        )
+        t.epoch, t.wait_reason, t.because, t.cap = self._epoch, None, because, None
+        for rank in ranks:
+            self.owner[rank] = self._epoch
+        self.flights[self._epoch] = Flight(command, t)
+        self._table.took_ranks(t, to_s(now), regrouped=set(before) != set(ranks))
+        self._dirty[t.request.id] = t
+        self._outbox.append(command)
+
+    @staticmethod
+    def _note_move(
+        t: Trajectory, before: tuple[int, ...], resumed: bool, because: Because | None, moves: list[Move]
+    ) -> None:
+        """Group changes while denoising are what people call resizes; the one-rank stages around them are not."""
+        if t.stage is not Stage.DENOISE:
+            return
+        after = t.group
+        if t.steps_done == 0 and not resumed:
+            moves.append(Move(MoveKind.START, t.request.id, (), after, because))
+        elif resumed:
+            moves.append(Move(MoveKind.RESUME, t.request.id, (), after, because))
+        elif len(after) != len(before):
+            kind = MoveKind.GROW if len(after) > len(before) else MoveKind.SHRINK
+            moves.append(Move(kind, t.request.id, before, after, because))
+        elif set(after) != set(before):
+            moves.append(Move(MoveKind.MIGRATE, t.request.id, before, after, because))

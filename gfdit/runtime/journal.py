@@ -1,0 +1,100 @@
+"""The journal: every event and every tick of a run, in one SQLite file. Replaying it gives the same decisions.
+
+It is the bridge between production and test: determinism, the simulator's fidelity and incident debugging all read it.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from gfdit.core.events import Event
+from gfdit.core.scheduler import Decision, Scheduler
+from gfdit.errors import JournalError
+from gfdit.runtime.records import TickRecord, event_from_json, event_to_json, tick_from_json, tick_to_json
+
+FORMAT = "gfdit-journal/1"
+
+
+class Journal:
+    """An observer that appends. One transaction a tick, committed before the tick's commands are sent."""
+
+    def __init__(self, path: Path, header: Mapping[str, object], scheduler: Scheduler) -> None:
+        """`header`: what a replay needs to build the same scheduler (policy sources, cost model, topology, seed)."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for old in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
+            old.unlink(missing_ok=True)
+        self._scheduler = scheduler
+        # written by the driver's thread alone; read-only connections of others are their own
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+        self._db.execute(
+            "CREATE TABLE records (seq INTEGER PRIMARY KEY, at INTEGER NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL)"
+        )
+        rows = [(key, json.dumps(value)) for key, value in {"format": FORMAT, **header}.items()]
+        self._db.executemany("INSERT INTO meta VALUES (?, ?)", rows)
+
+    def record(self, now: int, events: Sequence[Event], decision: Decision, tick_seconds: float) -> None:
+        rows = [(event.at, "event", json.dumps(event_to_json(event))) for event in events]
+        rows.append((now, "tick", json.dumps(tick_to_json(decision, self._scheduler.policy.name, tick_seconds))))
+        self._db.execute("BEGIN")
+        self._db.executemany("INSERT INTO records (at, kind, body) VALUES (?, ?, ?)", rows)
+        self._db.execute("COMMIT")
+
+    def close(self) -> None:
+        """Leave one self-contained file behind."""
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._db.close()
+
+
+class JournalReader:
+    """A journal on disk, read in order. Raises JournalError when the file is not one."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise JournalError(f"no journal at `{path}`", hint="`gfdit run --out DIR` writes DIR/journal.sqlite")
+        try:
+            self._db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+            self.meta = {key: json.loads(value) for key, value in self._db.execute("SELECT key, value FROM meta")}
+        except (sqlite3.DatabaseError, json.JSONDecodeError) as error:
+            raise JournalError(f"`{path}` is not a gfdit journal: {error}") from None
+        if self.meta.get("format") != FORMAT:
+            raise JournalError(f"`{path}` has format `{self.meta.get('format')}`, this version reads `{FORMAT}`")
+
+    def records(self) -> Iterator[Event | TickRecord]:
+        for at, kind, body in self._db.execute("SELECT at, kind, body FROM records ORDER BY seq"):
+            decoded = json.loads(body)
+            yield event_from_json(decoded) if kind == "event" else tick_from_json(at, decoded)
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def replay(reader: JournalReader, scheduler: Scheduler) -> tuple[int, list[str]]:
+    """Feed the journal's events to a fresh scheduler: how many ticks there were, and how each that differs does so."""
+    ticks = 0
+    differences: list[str] = []
+    for record in reader.records():
+        if not isinstance(record, TickRecord):
+            scheduler.observe(record)
+            continue
+        ticks += 1
+        decision = scheduler.tick(record.now)
+        if not record.same_decision(decision):
+            differences.append(f"tick {ticks} at {record.now} ns: {_first_difference(record, decision)}")
+    return ticks, differences
+
+
+def _first_difference(record: TickRecord, decision: Decision) -> str:
+    for then, now in zip(record.commands, decision.commands, strict=False):
+        if then != now:
+            return f"journalled {then}, replayed {now}"
+    if len(record.commands) != len(decision.commands):
+        return f"journalled {len(record.commands)} commands, replayed {len(decision.commands)}"
+    if record.moves != decision.moves:
+        return f"journalled moves {record.moves}, replayed {decision.moves}"
+    return f"journalled next tick at {record.next_tick_at}, replayed {decision.next_tick_at}"

@@ -1,0 +1,221 @@
+"""The scheduler against simulated worlds: sound books under any policy, every request ends once, failures lose no step."""
+
+from __future__ import annotations
+
+import pytest
+from literal_policies import AdmitAll, EdfBestFit, Reckless
+from small_worlds import make_cost, make_request, make_workload
+
+from gfdit.core import invariants
+from gfdit.core.commands import AbortTask, EndRequest, RunTask
+from gfdit.core.estimate import Estimator
+from gfdit.core.events import (
+    Event,
+    PolicyOverran,
+    RequestArrived,
+    RequestCancelled,
+    TaskFailed,
+    TaskFinished,
+    WorkerJoined,
+    WorkerLost,
+)
+from gfdit.core.proposal import Limits, Place, Proposal
+from gfdit.core.scheduler import Scheduler
+from gfdit.core.topology import Topology
+from gfdit.core.work import Outcome, Stage
+from gfdit.sim.run import SimConfig, simulate
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_any_policy_keeps_the_books_sound_and_serves_everyone(seed: int) -> None:
+    outcome = simulate(SimConfig(Reckless(seed), make_workload(seed), "made", make_cost(), 5, seed=seed, check=True))
+    assert outcome.result["completed"] == 40, f"seed {seed}"
+    ended = [entry.request.id for entry in outcome.summary.ended]
+    assert len(set(ended)) == len(ended) == 40
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_a_simulation_repeats_exactly(noise: float) -> None:
+    def run() -> dict[str, object]:
+        config = SimConfig(EdfBestFit(), make_workload(3), "made", make_cost(), 4, seed=7, noise=noise)
+        return {k: v for k, v in simulate(config).result.items() if not k.startswith("tick_")}
+
+    assert run() == run()
+
+
+def test_latency_of_a_lone_request_is_the_sum_of_its_stages() -> None:
+    request = make_request(0, tokens=1000, steps=3)
+    outcome = simulate(SimConfig(EdfBestFit(), [request], "made", make_cost(), 1))
+    expected = 0.02 + 0.01 + 3 * (0.1 + 0.002) + 0.03 + 6 * 1e-5
+    assert outcome.result["mean_latency_s"] == pytest.approx(expected, abs=1e-6)
+
+
+class World:
+    """A scheduler whose events are made by hand."""
+
+    def __init__(self, policy: object | None = None, ranks: int = 4) -> None:
+        self.scheduler = Scheduler(policy or EdfBestFit(), Topology.uniform(ranks), Estimator(make_cost(), ranks))
+        self.now = 0
+        for rank in range(ranks):
+            self.observe(WorkerJoined(0, rank, 1))
+
+    def observe(self, event: Event) -> None:
+        self.scheduler.observe(event)
+
+    def tick(self) -> list[object]:
+        self.now += 1_000_000
+        commands = list(self.scheduler.tick(self.now).commands)
+        invariants.check(self.scheduler)
+        return commands
+
+    def finish(self, task: RunTask) -> list[object]:
+        self.observe(TaskFinished(self.now, task.epoch, busy_ns=1_000_000))
+        return self.tick()
+
+
+def run_until_step(world: World, step: int) -> RunTask:
+    (task,) = world.tick()
+    while not (task.stage is Stage.DENOISE and task.first_step == step):
+        (task,) = world.finish(task)
+    return task
+
+
+def test_a_lost_worker_sets_back_to_the_last_finished_step() -> None:
+    world = World()
+    world.observe(RequestArrived(0, make_request(0, tokens=4096)))
+    task = run_until_step(world, 2)
+    assert len(task.ranks) > 1
+    dead = task.ranks[0]
+    world.observe(WorkerLost(world.now, dead, 1, "killed"))
+    world.observe(TaskFailed(world.now, task.epoch, "worker_lost"))
+    (again,) = world.tick()
+    assert again.first_step == 2 and dead not in again.ranks and dead not in again.sources and not again.restore
+
+
+def test_when_every_holder_is_lost_the_checkpoint_is_restored() -> None:
+    world = World()
+    world.observe(RequestArrived(0, make_request(0, tokens=4096)))
+    task = run_until_step(world, 2)
+    for rank in range(4):
+        world.observe(WorkerLost(world.now, rank, 1, "killed"))
+    world.observe(TaskFailed(world.now, task.epoch, "worker_lost"))
+    assert world.tick() == []
+    world.observe(WorkerJoined(world.now, 1, 2))
+    (again,) = world.tick()
+    assert again.restore and again.first_step == 2 and again.ranks == (1,)
+
+
+def test_without_a_checkpoint_it_starts_over() -> None:
+    world = World(ranks=1)
+    world.observe(RequestArrived(0, make_request(0)))
+    (task,) = world.tick()
+    world.observe(TaskFinished(world.now, task.epoch, busy_ns=1, checkpointed=False))
+    (task,) = world.tick()
+    assert task.stage is Stage.PREPARE
+    world.observe(WorkerLost(world.now, 0, 1, "killed"))
+    world.observe(TaskFailed(world.now, task.epoch, "worker_lost"))
+    world.observe(WorkerJoined(world.now, 0, 2))
+    (again,) = world.tick()
+    assert again.stage is Stage.ENCODE and not again.restore
+
+
+def test_a_request_that_keeps_failing_is_given_up() -> None:
+    world = World(ranks=1)
+    world.observe(RequestArrived(0, make_request(0)))
+    ends = []
+    commands = world.tick()
+    for _ in range(10):
+        for command in commands:
+            match command:
+                case RunTask():
+                    world.observe(TaskFailed(world.now, command.epoch, "error", "boom"))
+                case EndRequest():
+                    ends.append(command)
+        commands = world.tick()
+    (end,) = ends
+    assert end.outcome is Outcome.FAILED and "4 attempts" in end.message and "boom" in end.message
+
+
+def test_stale_events_change_nothing() -> None:
+    world = World()
+    world.observe(RequestArrived(0, make_request(0)))
+    (task,) = world.tick()
+    world.observe(TaskFinished(0, task.epoch + 100, busy_ns=1))
+    world.observe(TaskFailed(0, 0, "error"))
+    world.observe(WorkerLost(0, 2, incarnation=99, cause="late news of another life"))
+    world.observe(RequestArrived(0, make_request(0)))
+    assert world.tick() == [] and world.scheduler.stale_events == 3 and 2 in world.scheduler.alive
+
+
+def test_cancelling_a_running_request_aborts_its_task_and_frees_its_ranks() -> None:
+    world = World(ranks=1)
+    world.observe(RequestArrived(0, make_request(0)))
+    (task,) = world.tick()
+    world.observe(RequestArrived(0, make_request(1)))
+    world.observe(RequestCancelled(world.now, "r000"))
+    abort, end = world.tick()
+    assert isinstance(abort, AbortTask) and abort.epoch == task.epoch
+    assert isinstance(end, EndRequest) and end.outcome is Outcome.CANCELLED
+    world.observe(TaskFailed(world.now, task.epoch, "aborted", blame=False))
+    (other,) = world.tick()
+    assert other.request_id == "r001"
+
+
+class Failing(AdmitAll):
+    name = "failing"
+    limits = Limits(errors=3)
+    fallback = EdfBestFit()
+
+    def plan(self, view: object) -> Proposal:
+        raise ZeroDivisionError("x / 0")
+
+
+def test_three_errors_eject_the_policy_and_the_fallback_serves() -> None:
+    world = World(Failing())
+    world.observe(RequestArrived(0, make_request(0)))
+    assert [world.tick() for _ in range(3)] == [[], [], []]
+    assert world.scheduler.policy.name == "edf_literal"
+    assert isinstance(world.tick()[0], RunTask)
+
+
+def test_overruns_are_strikes_too() -> None:
+    world = World(Failing())
+    for _ in range(3):
+        world.observe(PolicyOverran(world.now, 0.1))
+    assert world.scheduler.policy.name == "edf_literal"
+
+
+class Fixed(AdmitAll):
+    name = "fixed"
+
+    def __init__(self, proposal: Proposal) -> None:
+        self.proposal = proposal
+
+    def plan(self, view: object) -> Proposal:
+        return self.proposal
+
+
+def test_impossible_places_are_refused_with_a_reason() -> None:
+    places = (Place(0, 2), Place(0, 1), Place(0, 1), Place(1, 9))
+    world = World(Fixed(Proposal(places)))
+    world.observe(RequestArrived(0, make_request(0)))
+    world.observe(RequestArrived(0, make_request(1)))
+    decision = world.scheduler.tick(1)
+    assert [refusal.why for refusal in decision.refusals] == [
+        "encode runs on 1 rank, not 2", "is placed twice", "wants 9 ranks, 3 are free",
+    ]  # fmt: skip
+    assert len(decision.commands) == 1
+
+
+def test_a_shrink_keeps_ranks_it_has_and_a_grow_adds_to_them() -> None:
+    policy = Fixed(Proposal((Place(0, 1),)))
+    world = World(policy)
+    world.observe(RequestArrived(0, make_request(0, steps=5)))
+    task = world.tick()[0]
+    task = world.finish(task)[0]
+    for degree in (4, 2, 4, 1):
+        policy.proposal = Proposal((Place(0, degree),))
+        before, task = task, world.finish(task)[0]
+        small, large = sorted((set(before.ranks), set(task.ranks)), key=len)
+        assert small <= large and len(task.ranks) == degree
+        assert set(task.sources) == set(before.ranks)
