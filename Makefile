@@ -1,0 +1,45 @@
+# make run | test | lint | wheel. The first one that needs it makes .venv.
+
+PYTHON ?= python3.11
+ifeq (, $(shell command -v $(PYTHON)))
+PYTHON := python3
+endif
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: run test lint wheel profile clean help
+
+help:
+	@echo 'make run      serve examples/mixed.jsonl under policies/slo.pol; pictures and report in out/'
+	@echo 'make test     all tests'
+	@echo 'make lint     style, types and import rules'
+	@echo 'make wheel    a wheel in dist/'
+	@echo 'make profile  measure the embedded model on this machine'
+
+# torch first and alone: it is the one big download, and a change elsewhere must not repeat it.
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+run: $(READY)
+	$(BIN)/gfdit run --policy policies/slo.pol --workload examples/mixed.jsonl --out out/
+
+test: $(READY)
+	$(BIN)/python -m pytest -q
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+wheel: $(READY)
+	$(BIN)/python -m build --wheel --no-isolation
+
+profile: $(READY)
+	$(BIN)/gfdit profile
+
+clean:
+	rm -rf .venv build dist out
