@@ -1,0 +1,304 @@
+"""The walk: hand the free ranks out in plan order; each request takes the degree that its clause prefers of what fits.
+
+A `Draft` is the plan in the making. Ranks that `reserve` or a preemption sets apart are withheld from everyone else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gfdit.core.lifecycle import State
+from gfdit.core.proposal import Because, Place, WaitReason
+from gfdit.core.view import B1, I8, STAGE_CODE, STATE_CODE, View
+from gfdit.core.work import Stage
+from gfdit.lang.program import Allocate, AllocateKind
+from gfdit.lang.types import DUR
+from gfdit.policy.chooser import Choice, Choices, Rules, StageRule
+from gfdit.policy.columns import Frame, Tick
+from gfdit.policy.explain import Compared, quote, render
+
+READY = STATE_CODE[State.READY]
+_DENOISE, _DECODE = STAGE_CODE[Stage.DENOISE], STAGE_CODE[Stage.DECODE]
+SMALLEST_BLOCK = 32
+
+
+@dataclass(slots=True)
+class Draft:
+    """The plan of one tick so far.
+
+    `places` is in order of importance. `claims`: row -> ranks that a preemption sets apart for it, withheld from all
+    others. `gathering`: row -> (ranks, until): what `reserve` holds, withheld from the rows that come later.
+    """
+
+    tick: Tick
+    rules: Rules
+    free: int
+    places: dict[int, tuple[int, Because]] = field(default_factory=dict)
+    waits: dict[int, WaitReason] = field(default_factory=dict)
+    claims: dict[int, int] = field(default_factory=dict)
+    gathering: dict[int, tuple[int, float]] = field(default_factory=dict)
+    held: set[int] = field(default_factory=set)
+    aside: dict[int, float] = field(default_factory=dict)
+    withheld: int = 0
+    recheck: bool = False  # somebody waits because the policy says so, which time alone may change
+    _choices: dict[int, tuple[Choices, int]] = field(default_factory=dict)
+
+    view: View = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.view = self.tick.view
+
+    def rule(self, row: int) -> StageRule:
+        """The clause of its next stage."""
+        known = self._choices.get(row)
+        return self.rules.of(int(self.view.stage[row])) if known is None else known[0].rule
+
+    def available(self, row: int) -> int:
+        """Free ranks that `row` may use. Those with a claim are served in plan order and ignore each other's."""
+        claimed = 0 if row in self.claims else sum(self.claims.values())
+        return max(0, self.free - self.withheld - claimed)
+
+    def cap(self, row: int) -> int:
+        """The most it may have for a preemption's sake; caps bind only while somebody waits for the ranks."""
+        return int(self.view.cap[row]) if self.claims else self.view.gpus
+
+    def place(self, row: int, degree: int, because: Because) -> None:
+        self.free -= degree
+        self.places[row] = degree, because
+        self.claims.pop(row, None)
+        self.waits.pop(row, None)
+
+    def unplace(self, row: int, reason: WaitReason) -> None:
+        degree, _ = self.places.pop(row)
+        self.free += degree
+        self.waits[row] = reason
+
+    def resize(self, row: int, degree: int, because: Because) -> None:
+        self.free += self.places[row][0] - degree
+        self.places[row] = degree, because
+
+    def continuing(self, row: int) -> bool:
+        """Whether its present group was formed under the clause of its next stage."""
+        view = self.view
+        if view.state[row] != READY or view.sp[row] == 0:
+            return False
+        stage = view.stage[row]
+        # encode and decode are the first stages of their clauses; a group of several ranks is a denoising group
+        return bool(stage > _DECODE or (stage <= _DENOISE and (view.steps_done[row] > 0 or view.sp[row] > 1)))
+
+    def evaluate(self, rows: I8) -> None:
+        """Evaluate the choosers of `rows`, one frame a clause."""
+        number_of = self.rules.number_of_stage[self.view.stage[rows]]
+        for number, rule in enumerate(self.rules.distinct):
+            mine = rows[number_of == number]
+            if len(mine):
+                choices = Choices(rule, Frame(self.tick, mine))
+                for k, row in enumerate(mine.tolist()):
+                    self._choices[row] = choices, k
+
+    def choices(self, row: int) -> tuple[Choices, int]:
+        if row not in self._choices:
+            self.evaluate(np.array([row]))
+        return self._choices[row]
+
+    def pick(self, row: int, limit: int) -> Choice | None:
+        """Its preferred degree up to `limit`, its present one if it is sticky and the change not worth it."""
+        choices, k = self.choices(row)
+        choice = choices.pick(k, limit)
+        if choice is None or not self.sticks(row, choice.degree):
+            return choice
+        present = int(self.view.sp[row])
+        return Choice(present, -2) if present <= limit and choices.allows(k, present) else choice
+
+    def sticks(self, row: int, degree: int) -> bool:
+        """`sticky`: another degree must improve the finish by the given ratio."""
+        ratio = self.rule(row).sticky
+        if ratio is None or not self.continuing(row):
+            return False
+        present = int(self.view.sp[row])
+        if degree == present:
+            return False
+        return bool(self.remaining(row, degree) * (1 + ratio) > self.remaining(row, present))
+
+    def remaining(self, row: int, degree: int) -> float:
+        column = self.tick.column_of(degree)
+        return float("inf") if column is None else float(self.view.remaining_s[row, column])
+
+    def why(self, row: int, choice: Choice) -> Because:
+        if choice.alternative == -2:
+            value = (f"remaining({choice.degree})", render(DUR, self.remaining(row, choice.degree)))
+            return Because("sticky", self.rule(row).clause.clause.line, (value,))
+        choices, k = self.choices(row)
+        return choices.because(k, choice)
+
+    def listed(self) -> tuple[Place, ...]:
+        return tuple(
+            Place(row, degree, self.rule(row).prefer, because) for row, (degree, because) in self.places.items()
+        )
+
+
+def keep_held(draft: Draft, order: I8) -> None:
+    """`hold`: groups that must not change are placed first, on what they have. A cap comes before a hold."""
+    if not draft.rules.any_hold:
+        return
+    view = draft.view
+    for row in order[view.state[order] == READY].tolist():
+        rule = draft.rule(row)
+        until = rule.holds_until()
+        if until is None or not draft.continuing(row) or not view.now_s - view.group_since_s[row] < until:
+            continue
+        degree = 1 if rule.single else int(view.sp[row])
+        if degree <= min(draft.free, draft.cap(row)):
+            draft.place(row, degree, rule.because_hold)
+            draft.held.add(row)
+
+
+class Walk:
+    """One pass over the plan order. `reserving`: request id -> end of its `reserve`, kept by the policy over ticks."""
+
+    def __init__(self, draft: Draft, allocate: Allocate, reserving: dict[str, float]) -> None:
+        self.draft = draft
+        self._reserving = reserving
+        self._beside: int | None = allocate.depth if allocate.kind is AllocateKind.BACKFILL else None
+        self._blocked = False
+
+    def run(self, order: I8) -> None:
+        """Blocks of rows, so that choosers are evaluated for those only that may get something."""
+        draft = self.draft
+        size = max(SMALLEST_BLOCK, draft.free)
+        start = 0
+        while start < len(order) and self._goes_on():
+            draft.evaluate(order[start : start + size])
+            for row in order[start : start + size].tolist():
+                if not self._goes_on():
+                    break
+                start += 1
+                if row not in draft.places:
+                    self._visit(row)
+            size *= 2
+        self._pass_over(order[start:])
+
+    def _pass_over(self, rest: I8) -> None:
+        """The reason of all that were not even asked."""
+        draft = self.draft
+        reason = WaitReason.RESERVED if draft.withheld else WaitReason.NO_FREE_GPU
+        draft.waits.update(dict.fromkeys(rest.tolist(), reason))
+        for row in draft.held:
+            draft.waits.pop(row, None)
+        if draft.aside:
+            for row in draft.waits.keys() & draft.aside.keys():
+                draft.waits[row] = WaitReason.SET_ASIDE
+
+    def _goes_on(self) -> bool:
+        exhausted = self._beside is not None and self._blocked and self._beside <= 0
+        return self.draft.free > self.draft.withheld and not exhausted
+
+    def _visit(self, row: int) -> None:
+        draft = self.draft
+        limit = min(draft.available(row), draft.cap(row))
+        choice = draft.pick(row, limit)
+        if draft.rule(row).reserve_s is not None and self._gathers(row, choice):
+            return
+        if choice is None:
+            draft.waits[row] = self._reason(row)
+            self._blocked = self._blocked or draft.waits[row] is WaitReason.NO_FREE_GPU
+            return
+        if self._blocked and self._beside is not None:
+            self._beside -= 1
+        draft.place(row, choice.degree, draft.why(row, choice))
+
+    def _gathers(self, row: int, choice: Choice | None) -> bool:
+        """`reserve for t`: hold what is free until the preferred degree fits or t has passed. True: it waits meanwhile.
+
+        A request that has a group goes on with what fits and holds only the rest.
+        """
+        draft, view = self.draft, self.draft.view
+        request_id = view.ids[row]
+        first = draft.pick(row, view.gpus)
+        if first is None or (choice is not None and choice.degree >= first.degree):
+            self._reserving.pop(request_id, None)
+            return False
+        until = self._reserving.setdefault(request_id, view.now_s + (draft.rule(row).reserve_s or 0.0))
+        if view.now_s >= until:
+            return False
+        own = 0
+        if choice is not None and draft.continuing(row):
+            draft.place(row, choice.degree, draft.why(row, choice))
+            own = choice.degree
+        else:
+            draft.waits[row] = WaitReason.HOLDING
+        hold = min(first.degree - own, draft.available(row))
+        if hold > 0:
+            draft.withheld += hold
+            draft.gathering[row] = hold, until
+        return True
+
+    def _reason(self, row: int) -> WaitReason:
+        draft = self.draft
+        choices, k = draft.choices(row)
+        if not choices.any_offered(k):
+            return WaitReason.NEVER_FITS
+        if choices.pick(k, draft.view.gpus) is None:
+            draft.recheck = True
+            return WaitReason.POLICY_WAITS
+        return WaitReason.RESERVED if choices.pick(k, draft.free) is not None else WaitReason.NO_FREE_GPU
+
+
+@dataclass(frozen=True, slots=True)
+class PairTests:
+    """`grow` of one clause over its placed rows: `passes[k][sp][next]`, what was compared, the most for one row."""
+
+    passes: list[list[list[bool]]]
+    compared: Compared
+    most: int
+
+
+def grow(draft: Draft) -> None:
+    """Surplus to the placed, most urgent first, in one pass: every wider degree that the pair test admits, in turn."""
+    if not draft.rules.any_grow or draft.free <= draft.withheld:
+        return
+    by_rule: dict[StageRule, list[int]] = {}
+    for row in draft.places:
+        rule = draft.rule(row)
+        if rule.grows and row not in draft.held:
+            by_rule.setdefault(rule, []).append(row)
+    tests = {row: (test, k) for rule, rows in by_rule.items() for k, row, test in _pair_tests(draft, rule, rows)}
+    for row in list(draft.places):
+        if row in tests:
+            _grow_one(draft, row, *tests[row])
+
+
+def _pair_tests(draft: Draft, rule: StageRule, rows: list[int]) -> Iterator[tuple[int, int, PairTests]]:
+    frame = Frame(draft.tick, np.array(rows))
+    degrees = len(draft.view.degrees)
+    truth: B1 | bool = True
+    compared: Compared = []
+    if rule.grow_where is not None:
+        truth, compared = rule.grow_where.evaluate(frame)
+    passes = np.broadcast_to(truth, (len(rows), degrees, degrees)).tolist()
+    most = draft.view.gpus if rule.grow_most is None else int(rule.grow_most(frame))
+    tests = PairTests(passes, compared, most)
+    return ((k, row, tests) for k, row in enumerate(rows))
+
+
+def _grow_one(draft: Draft, row: int, tests: PairTests, k: int) -> None:
+    degrees = draft.view.degrees
+    choices, at = draft.choices(row)
+    degree, because = draft.places[row]
+    if degree not in degrees:
+        return
+    here = degrees.index(degree)
+    limit = min(degree + draft.available(row), tests.most, draft.cap(row))
+    for column in range(here + 1, len(degrees)):
+        wider = degrees[column]
+        if wider > limit:
+            break
+        if choices.allows(at, wider) and tests.passes[k][here][column] and not draft.sticks(row, wider):
+            values = quote(tests.compared, (k, here, column), degrees[here], wider)
+            because = Because("grow", choices.rule.grow_line, values)
+            here = column
+    if degrees[here] != degree:
+        draft.resize(row, degrees[here], because)

@@ -1,0 +1,240 @@
+"""How many ranks a request gets: one stage's clause, evaluated over rows x degrees at once, then asked row by row.
+
+`Choices.pick(k, limit)` gives the degree that the clause prefers among those up to `limit`: the same chooser, evaluated
+again over the degrees that still fit. A degree that the cluster does not offer to the row's model is never chosen; when
+it offers none of those that the clause names, the nearest one stands in, so that one policy file serves any cluster.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gfdit.core.proposal import Because, Prefer
+from gfdit.core.view import B1, F8, I8, STAGE_CODE
+from gfdit.core.work import SINGLE_RANK_STAGES, STAGES, Stage
+from gfdit.lang.program import Alternative, ChosenDegree, FixedDegree, HoldKind, Pick, StageClause
+from gfdit.lang.schema import Level
+from gfdit.policy.columns import Fn, Frame
+from gfdit.policy.compile import Compiler
+from gfdit.policy.explain import Compared, Condition, quote
+
+_ORDINAL = ("1st", "2nd", "3rd")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A degree, and the alternative that chose it (-1: `sp fixed`)."""
+
+    degree: int
+    alternative: int
+
+
+class Choices:
+    """One clause evaluated over the rows of a frame."""
+
+    def __init__(self, rule: StageRule, frame: Frame) -> None:
+        self.rule = rule
+        self._degrees = frame.view.degrees
+        self._allowed: list[list[bool]] | None = None
+        self._masks: list[list[list[bool]]] = []
+        self._keys: list[list[list[float]] | None] = []
+        self._compared: list[Compared] = []
+        self._offered: B1 | None = None
+        if rule.single and rule.fixed is not None:
+            return  # one rank whatever the tables say
+        self._offered = np.isfinite(frame.column("#step")) & (frame.tick.degrees <= frame.view.gpus)
+        if isinstance(rule.clause.degree, FixedDegree):
+            self._fixed(frame, self._offered)
+        else:
+            self._chosen(rule.clause.degree, frame, self._offered)
+
+    def _fixed(self, frame: Frame, offered: B1) -> None:
+        """The widest offered degree up to the fixed one: normally that one itself."""
+        assert self.rule.fixed is not None
+        wanted = np.broadcast_to(self.rule.fixed(frame), (frame.size,))[:, None]
+        allowed = offered & (frame.tick.degrees == wanted)
+        self._masks.append(_stand_in(allowed, offered, frame.tick.degrees < wanted).tolist())
+
+    def _chosen(self, degree: ChosenDegree, frame: Frame, offered: B1) -> None:
+        allowed = offered & self.rule.named(frame.view.degrees)
+        allowed = _stand_in(allowed, offered, frame.tick.degrees < degree.degrees[0])
+        self._allowed = allowed.tolist()
+        for alternative in self.rule.alternatives:
+            mask, compared = alternative.feasible(frame, allowed)
+            self._masks.append(mask.tolist())
+            self._compared.append(compared)
+            self._keys.append(alternative.keys(frame, allowed.shape))
+
+    def any_offered(self, k: int) -> bool:
+        """Whether this row could ever run under the clause on this cluster."""
+        return self.rule.single or (self._offered is not None and bool(self._offered[k].any()))
+
+    def allows(self, k: int, degree: int) -> bool:
+        """Whether the clause knows `degree` for this row, whatever it prefers."""
+        if self.rule.single or self._offered is None:
+            return degree == 1
+        if degree not in self._degrees:
+            return False
+        column = self._degrees.index(degree)
+        return bool(self._offered[k, column]) if self._allowed is None else self._allowed[k][column]
+
+    def pick(self, k: int, limit: int) -> Choice | None:
+        """The preferred degree of row `k` (of the frame) up to `limit`; None: it waits."""
+        if limit < 1:
+            return None
+        if self.rule.single:
+            return self._pick_single(k)
+        if self.rule.fixed is not None:
+            column = self._best(Pick.SMALLEST, self._masks[0][k], None, k, limit)
+            return None if column is None else Choice(self._degrees[column], -1)
+        for number, alternative in enumerate(self.rule.alternatives):
+            if alternative.pick is Pick.WAIT:
+                return None
+            column = self._best(alternative.pick, self._masks[number][k], self._keys[number], k, limit)
+            if column is not None:
+                return Choice(self._degrees[column], number)
+        return None
+
+    def _pick_single(self, k: int) -> Choice | None:
+        """These stages run on one rank; a clause may still say `wait`."""
+        if self.rule.fixed is not None:
+            return Choice(1, -1)
+        for number, mask in enumerate(self._masks):
+            if self.rule.alternatives[number].pick is Pick.WAIT:
+                return None
+            if any(mask[k]):
+                return Choice(1, number)
+        return None
+
+    def _best(self, pick: Pick, mask: list[bool], keys: list[list[float]] | None, k: int, limit: int) -> int | None:
+        """The column that `pick` prefers among the feasible ones up to `limit`; of equal keys the narrower degree."""
+        best: int | None = None
+        for column, degree in enumerate(self._degrees):
+            if degree > limit:
+                break
+            if not mask[column]:
+                continue
+            if pick is Pick.SMALLEST:
+                return column
+            if best is None or pick is Pick.LARGEST or (keys is not None and keys[k][column] < keys[k][best]):
+                best = column
+        return best
+
+    def because(self, k: int, choice: Choice) -> Because:
+        """The clause, the alternative and what it compared at the chosen degree."""
+        rule = self.rule
+        if choice.alternative < 0:
+            return rule.because_fixed
+        alternative = rule.alternatives[choice.alternative]
+        compared = self._compared[choice.alternative]
+        if not compared or choice.degree not in self._degrees:
+            return Because(alternative.title, alternative.line)
+        at = (k, self._degrees.index(choice.degree))
+        return Because(alternative.title, alternative.line, quote(compared, at, degree=choice.degree))
+
+
+def _stand_in(allowed: B1, offered: B1, below: B1) -> B1:
+    """`allowed`, where it has something; else the widest offered degree below it, or the narrowest that there is."""
+    some = allowed.any(axis=1)
+    if some.all():
+        return allowed
+    without = np.flatnonzero(~some)
+    narrower = (offered & below)[without]
+    widest = narrower.shape[1] - 1 - np.argmax(narrower[:, ::-1], axis=1)
+    chosen = np.where(narrower.any(axis=1), widest, np.argmax(offered[without], axis=1))
+    allowed[without, chosen] = offered[without].any(axis=1)
+    return allowed
+
+
+class CompiledAlternative:
+    """One link of a chooser's chain."""
+
+    def __init__(self, number: int, alternative: Alternative, compiler: Compiler) -> None:
+        self.pick = alternative.pick
+        self.line = alternative.clause.line
+        self.title = f"sp, {_ORDINAL[number] if number < len(_ORDINAL) else f'{number + 1}th'} alternative"
+        self._where = None if alternative.where is None else Condition(compiler, alternative.where, Level.DEGREE)
+        self._key = None if alternative.key is None else compiler.expr(alternative.key, Level.DEGREE)
+
+    def feasible(self, frame: Frame, allowed: B1) -> tuple[B1, Compared]:
+        """`[K, D]`: allowed and `where` holds; with what was compared."""
+        if self._where is None:
+            return allowed, []
+        truth, compared = self._where.evaluate(frame)
+        return np.logical_and(allowed, truth), compared
+
+    def keys(self, frame: Frame, shape: tuple[int, ...]) -> list[list[float]] | None:
+        """`[K, D]`, smaller is better, for MINIMIZING and MAXIMIZING; what is not a number comes last."""
+        if self._key is None:
+            return None
+        keys: F8 = np.broadcast_to(np.asarray(self._key(frame), dtype=np.float64), shape)
+        if self.pick is Pick.MAXIMIZING:
+            keys = -keys
+        rows: list[list[float]] = np.where(np.isnan(keys), np.inf, keys).tolist()
+        return rows
+
+
+class StageRule:
+    """The clause of one or several stages, compiled. `single`: its stages occupy one rank."""
+
+    def __init__(self, clause: StageClause, compiler: Compiler) -> None:
+        self.clause = clause
+        self.single = Stage(clause.stage) in SINGLE_RANK_STAGES
+        self.stage_code = STAGE_CODE[Stage(clause.stage)]
+        self.prefer = tuple(Prefer(name) for name in clause.prefer) or (Prefer.LAST_GPUS, Prefer.SAME_NODE)
+        self._named: dict[tuple[int, ...], B1] = {}
+        self.fixed: Fn | None = None
+        self.alternatives: tuple[CompiledAlternative, ...] = ()
+        if isinstance(clause.degree, FixedDegree):
+            self.fixed = compiler.expr(clause.degree.value, Level.REQUEST)
+        else:
+            links = clause.degree.alternatives
+            self.alternatives = tuple(CompiledAlternative(n, link, compiler) for n, link in enumerate(links))
+        self.because_fixed = Because("sp fixed", clause.degree.clause.line)
+        self.because_hold = Because("hold", clause.hold.clause.line if clause.hold else 0)
+        self.sticky = clause.sticky
+        self.reserve_s = clause.reserve
+        grow = None if self.single else clause.grow
+        self.grow_line = grow.clause.line if grow else 0
+        self.grows = grow is not None
+        self.grow_where = None if grow is None or grow.where is None else Condition(compiler, grow.where, Level.PAIR)
+        self.grow_most = None if grow is None or grow.most is None else compiler.expr(grow.most, Level.TICK)
+
+    def named(self, degrees: tuple[int, ...]) -> B1:
+        """`[D]`: which of the cluster's degrees the clause names."""
+        found = self._named.get(degrees)
+        if found is None:
+            assert isinstance(self.clause.degree, ChosenDegree)
+            found = self._named[degrees] = np.isin(degrees, self.clause.degree.degrees)
+        return found
+
+    def holds_until(self) -> float | None:
+        """Seconds from forming a group for which it is kept: +inf until done, None without `hold`."""
+        hold = self.clause.hold
+        if hold is None:
+            return None
+        return np.inf if hold.kind is HoldKind.UNTIL_DONE else hold.seconds
+
+
+class Rules:
+    """The rules of all stages: `of(stage code)`, each distinct one once in `distinct`."""
+
+    def __init__(self, clauses: tuple[StageClause, ...], compiler: Compiler) -> None:
+        by_stage: dict[str, StageRule] = {}
+        for clause in clauses:
+            if not clause.follows:
+                by_stage[clause.stage] = StageRule(clause, compiler)
+        for clause in clauses:
+            if clause.follows:
+                by_stage[clause.stage] = by_stage[clause.follows]
+        self.distinct = tuple(dict.fromkeys(by_stage.values()))
+        numbers = [self.distinct.index(by_stage[stage]) for stage in STAGES]
+        self.number_of_stage: I8 = np.array(numbers, dtype=np.int64)
+        self._of = tuple(by_stage[stage] for stage in STAGES)
+        self.any_hold = any(rule.clause.hold is not None for rule in self.distinct)
+        self.any_grow = any(rule.grows for rule in self.distinct)
+
+    def of(self, stage_code: int) -> StageRule:
+        return self._of[stage_code]

@@ -1,0 +1,253 @@
+"""The view as the compiled expressions read it: attributes by name, over some rows, each computed at most once.
+
+A `Tick` belongs to one evaluation of a policy on one view; a `Frame` is a choice of its rows. Instants are seconds
+relative to the tick (a deadline in three seconds is 3.0), as in `gfdit.lang.program`. Shapes: an attribute of a request
+is `[K]`, a table is `[K, D]`. May not decide anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gfdit.core.lifecycle import State
+from gfdit.core.view import B1, F8, I8, STATE_CODE, View
+from gfdit.core.work import STAGES
+from gfdit.lang.program import Aging, ClassRule
+
+Array = NDArray[Any]
+Fn = Callable[["Frame"], Any]
+"""A compiled expression: a scalar, `[K]`, `[K, D]` or `[K, D, D]` (axis 1: `sp`, axis 2: `next`), by its level."""
+
+
+def _by_state(*states: State) -> B1:
+    table = np.zeros(len(State), dtype=bool)
+    table[[STATE_CODE[state] for state in states]] = True
+    return table
+
+
+PLANNABLE = _by_state(State.WAITING, State.READY, State.PAUSED)
+WITHOUT_GPUS = _by_state(State.WAITING, State.PAUSED)
+WITH_GPUS = _by_state(State.READY, State.RUNNING)
+LIVE = PLANNABLE | WITH_GPUS  # admitted
+NEW = _by_state(State.ARRIVED, State.DEFERRED)
+
+
+class ClassTable:
+    """The policy's classes as columns; the last entry stands for a request that no rule matches."""
+
+    def __init__(self, rules: tuple[ClassRule, ...]) -> None:
+        self.rules = rules
+        self.names = tuple(rule.name for rule in rules)
+        self.rank = np.array([float(rule.rank) for rule in rules] + [float(len(rules))])
+        self.weight = np.array([rule.weight for rule in rules] + [1.0])
+        self.miss = np.array([rule.miss or 0.0 for rule in rules] + [0.0])
+        self.slo = np.array([np.inf if rule.slo is None else rule.slo for rule in rules] + [np.inf])
+        self.when: tuple[Fn | None, ...] = ()  # compiled conditions, set by the policy
+        self._seen: tuple[str, ...] = ()
+        self._lookup: I8 = np.zeros(0, dtype=np.int64)
+
+    @property
+    def unmatched(self) -> int:
+        return len(self.rules)
+
+    def of_admitted(self, tick: Tick) -> I8:
+        """Index of the class of every row. Names that another policy gave are judged anew by this one's rules."""
+        view = tick.view
+        if not self.rules:
+            return np.zeros(view.size, dtype=np.int64)
+        names = view.names["class"]
+        if names != self._seen:
+            self._lookup = np.array([self.names.index(n) if n in self.names else -1 for n in names], dtype=np.int64)
+            self._seen = names
+        index = self._lookup[view.class_code]
+        foreign = np.flatnonzero(index < 0)
+        if foreign.size:
+            index[foreign] = self.classify(Frame(tick, foreign))
+        return index
+
+    def classify(self, frame: Frame) -> I8:
+        """Index of the first rule whose condition holds, for the rows of `frame`."""
+        index = np.full(frame.size, self.unmatched, dtype=np.int64)
+        for number in range(len(self.rules) - 1, -1, -1):
+            when = self.when[number]
+            if when is None:
+                index[:] = number
+            else:
+                index[np.broadcast_to(when(frame), index.shape)] = number
+        return index
+
+
+class Tick:
+    """One evaluation: the view, and what the policy derives from it once."""
+
+    __slots__ = ("aging", "classes", "columns", "degrees", "scalars", "view")
+
+    def __init__(self, view: View, classes: ClassTable, aging: Aging | None) -> None:
+        self.view = view
+        self.classes = classes
+        self.aging = aging
+        self.degrees: F8 = np.array(view.degrees, dtype=np.float64)
+        self.scalars: dict[str, Any] = {}
+        self.columns: dict[str, Array] = {}
+
+    def class_index(self) -> I8:
+        found = self.columns.get("class")
+        if found is None:
+            found = self.columns["class"] = self.classes.of_admitted(self)
+        return found
+
+    def live(self) -> Frame:
+        """All admitted rows: what aggregates run over."""
+        found: Frame | None = self.scalars.get("live")
+        if found is None:
+            found = self.scalars["live"] = Frame(self, np.flatnonzero(LIVE[self.view.state]))
+        return found
+
+    def column_of(self, degree: float) -> int | None:
+        """Column of a degree in the tables; None when the cluster does not offer it."""
+        return self.view.degrees.index(int(degree)) if degree in self.view.degrees else None
+
+
+class Frame:
+    """Some rows of a tick, and every column that was read of them so far (`preset` replaces columns by name)."""
+
+    __slots__ = ("_known", "rows", "size", "tick", "view")
+
+    def __init__(self, tick: Tick, rows: I8, preset: dict[str, Array] | None = None) -> None:
+        self.tick = tick
+        self.view = tick.view
+        self.rows = rows
+        self.size = len(rows)
+        self._known: dict[str, Array] = preset or {}
+
+    def column(self, name: str) -> Array:
+        """`[K]`, or `[K, D]` for names that start with `#`."""
+        found = self._known.get(name)
+        if found is None:
+            found = self._known[name] = LOADERS[name](self)
+        return found
+
+    def remember(self, name: str, make: Fn) -> Any:
+        """The value of `make`, computed once for this frame."""
+        found = self._known.get(name)
+        if found is None:
+            found = self._known[name] = make(self)
+        return found
+
+
+def _plain(field: str) -> Callable[[Frame], Array]:
+    def load(frame: Frame) -> Array:
+        values: Array = getattr(frame.view, field)
+        return values[frame.rows]
+
+    return load
+
+
+def _tier(frame: Frame) -> F8:
+    rank = frame.column("rank")
+    aging = frame.tick.aging
+    if aging is None:
+        return rank
+    raised: F8 = rank - aging.raise_by * np.floor(frame.column("waited") / aging.every)
+    return np.maximum(raised, np.minimum(rank, aging.until))
+
+
+def _present_column(frame: Frame) -> I8:
+    """Column of the present degree; -1 for rows without GPUs, or with a number of them that is not offered."""
+    present = frame.column("sp")
+    degrees = frame.tick.degrees
+    index = np.minimum(np.searchsorted(degrees, present), len(degrees) - 1)
+    return np.where(degrees[index] == present, index, -1)
+
+
+def gather(table: F8, columns: I8, missing: float) -> F8:
+    """`table[k, columns[k]]`; `missing` where the column is -1."""
+    values: F8 = table[np.arange(len(columns)), columns]
+    return np.where(columns < 0, missing, values)
+
+
+def symbols(frame: Frame, name: str) -> tuple[I8, tuple[str, ...]]:
+    """Codes `[K]` of an attribute that has names for values, and the names."""
+    view, rows = frame.view, frame.rows
+    match name:
+        case "class" if frame.tick.classes.rules:
+            return frame.column("class"), frame.tick.classes.names
+        case "class":
+            return view.class_code[rows], view.names["class"]
+        case "stage":
+            return view.stage[rows], tuple(STAGES)
+        case "tag":  # a client that gives no tag has named its class of service by `class`
+            tags = view.names["tag"]
+            untagged = np.array([tag == "" for tag in tags], dtype=bool)[view.tag[rows]]
+            return np.where(untagged, len(tags) + view.class_code[rows], view.tag[rows]), tags + view.names["class"]
+        case "model":
+            return view.model[rows], view.names["model"]
+        case "tenant":
+            return view.tenant[rows], view.names["tenant"]
+        case _:
+            raise KeyError(name)
+
+
+def _gain(frame: Frame) -> F8:
+    """`[K, D]`: remaining at the best narrower degree over remaining at this one; unbounded at the narrowest."""
+    remaining = frame.column("#remaining")
+    narrower = np.full_like(remaining, np.inf)
+    narrower[:, 1:] = np.minimum.accumulate(remaining, axis=1)[:, :-1]
+    return narrower / remaining
+
+
+LOADERS: dict[str, Callable[[Frame], Array]] = {
+    "priority": _plain("priority"),
+    "arrival": lambda frame: frame.view.arrival_s[frame.rows] - frame.view.now_s,
+    "deadline": lambda frame: frame.view.deadline_s[frame.rows] - frame.view.now_s,
+    "slo": _plain("slo_s"),
+    "tokens": _plain("tokens"),
+    "text_tokens": _plain("text_tokens"),
+    "pixels": _plain("pixels"),
+    "width": _plain("width"),
+    "height": _plain("height"),
+    "frames": _plain("frames"),
+    "steps_total": _plain("steps_total"),
+    "steps": _plain("steps_total"),  # the knob's present value, in `degrade`
+    "alone": _plain("alone_s"),
+    "class": lambda frame: frame.tick.class_index()[frame.rows],
+    "rank": lambda frame: frame.tick.classes.rank[frame.column("class")],
+    "weight": lambda frame: frame.tick.classes.weight[frame.column("class")],
+    "miss": lambda frame: frame.tick.classes.miss[frame.column("class")],
+    "tier": _tier,
+    "age": lambda frame: -frame.column("arrival"),
+    "waited": _plain("waited_s"),
+    "paused_for": _plain("paused_for_s"),
+    "steps_done": _plain("steps_done"),
+    "steps_left": lambda frame: frame.column("steps_total") - frame.column("steps_done"),
+    "preemptions": _plain("preemptions"),
+    "waiting": lambda frame: WITHOUT_GPUS[frame.view.state[frame.rows]],
+    "running": lambda frame: WITH_GPUS[frame.view.state[frame.rows]],
+    "late": lambda frame: frame.column("deadline") < 0,
+    "lateness": lambda frame: -frame.column("deadline"),
+    "sp": _plain("sp"),
+    "sp_best": lambda frame: frame.tick.degrees[frame.column("best")],
+    # columns of the tables, and the tables
+    "best": lambda frame: np.argmin(frame.column("#step"), axis=1),
+    "present": _present_column,
+    "#step": _plain("step_s"),
+    "#remaining": _plain("remaining_s"),
+    "#gpu": _plain("gpu_s"),
+    "#slack": lambda frame: frame.column("deadline")[:, None] - frame.column("#remaining"),
+    "#gain": _gain,
+}
+
+SYMBOLS = frozenset({"class", "stage", "tag", "model", "tenant"})
+INSTANTS = frozenset({"arrival", "deadline"})
+
+SYSTEM: dict[str, Callable[[View], float]] = {
+    "now": lambda view: 0.0,
+    "gpus": lambda view: float(view.gpus),
+    "free": lambda view: float(view.free),
+    "load": lambda view: view.load,
+}
+"""Attributes with one value a tick."""

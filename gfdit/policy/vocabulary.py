@@ -1,0 +1,194 @@
+"""The words of the policy language: every attribute, function, stage and knob, with its type, scope and meaning.
+
+`gfdit.lang` is driven by this schema and knows no scheduling itself. A name is listed in `later` when the grammar or
+the design knows it but this version cannot give it meaning; using it is an error that says so.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from gfdit.lang.schema import Arg, Attribute, Function, Knob, Level, Place, Schema, Stage
+from gfdit.lang.types import (
+    BOOL,
+    DUR,
+    GPUS,
+    INSTANT,
+    NUM,
+    PIXELS,
+    STEPS,
+    STR,
+    TOKENS,
+    Type,
+    enum_type,
+    times,
+)
+
+CLASS = enum_type("class")
+STAGE = enum_type("stage")
+MODEL = enum_type("model")
+GPU_TIME = Type(DUR.kind, times(DUR.dim, GPUS.dim))
+
+_REQUEST_PLACES = frozenset(Place) - {Place.CONSTANT, Place.TICK, Place.TEST}
+_CLASSED = _REQUEST_PLACES - {Place.CLASS}
+_SP_NOW = frozenset({Place.ADMIT, Place.ORDER, Place.TRIAGE, Place.FIXED, Place.WINNER, Place.VICTIM})
+_SP_CANDIDATE = frozenset({Place.CHOOSE, Place.GROW})
+_SYSTEM_PLACES = frozenset(Place) - {Place.CONSTANT}
+
+
+def _fixed(name: str, kind: Type, doc: str) -> Attribute:
+    return Attribute(name, kind, Level.REQUEST, doc, _REQUEST_PLACES, fixed=True)
+
+
+def _classed(name: str, kind: Type, doc: str) -> Attribute:
+    return Attribute(name, kind, Level.REQUEST, doc, _CLASSED)
+
+
+_live = _classed
+
+
+def _system(name: str, kind: Type, doc: str) -> Attribute:
+    return Attribute(name, kind, Level.TICK, doc, _SYSTEM_PLACES)
+
+
+_ATTRIBUTES = (
+    _fixed("model", MODEL, "model that the request asks for"),
+    _fixed("tag", STR, "class of service that the client named (the workload's `class`)"),
+    _fixed("tenant", STR, "who pays"),
+    _fixed("priority", NUM, "the client's own priority; higher is sooner"),
+    _fixed("arrival", INSTANT, "when the request arrived"),
+    _fixed("tokens", TOKENS, "latent sequence length"),
+    _fixed("text_tokens", TOKENS, "length of the text embedding"),
+    _fixed("pixels", PIXELS, "pixels of the whole output: height x width x frames"),
+    _fixed("width", PIXELS, "output width"),
+    _fixed("height", PIXELS, "output height"),
+    _fixed("frames", NUM, "output frames; 1 for a picture"),
+    _fixed("steps_total", STEPS, "denoising steps"),
+    _fixed("alone", DUR, "latency alone on the cluster at the best fixed degree"),
+    _classed("class", CLASS, "class that the policy assigned; the workload's class when the policy declares none"),
+    _classed("deadline", INSTANT, "arrival + slo; later than every instant without a budget"),
+    _classed("slo", DUR, "budget: the client's own, or else its class's; unbounded without one"),
+    _classed("rank", NUM, "rank of the class; lower goes first"),
+    _classed("weight", NUM, "weight of the class"),
+    _classed("miss", NUM, "ratio of late requests that the class tolerates"),
+    _classed("tier", NUM, "rank, lowered by `aging`"),
+    _live("age", DUR, "now - arrival"),
+    _live("waited", DUR, "total time without GPUs since arrival"),
+    _live("paused_for", DUR, "time since it last lost its GPUs; 0 while it has some"),
+    _live("stage", STAGE, "stage that is next, or that runs"),
+    _live("steps_done", STEPS, "denoising steps finished"),
+    _live("steps_left", STEPS, "denoising steps to go"),
+    _live("preemptions", NUM, "how often its GPUs were taken"),
+    _live("waiting", BOOL, "has no GPUs"),
+    _live("running", BOOL, "has GPUs"),
+    _live("late", BOOL, "its deadline has passed"),
+    _live("lateness", DUR, "now - deadline: negative while there is time"),
+    Attribute(
+        "sp", GPUS, Level.REQUEST, "GPUs it has now; under test where a degree is chosen", _SP_NOW | _SP_CANDIDATE
+    ),
+    Attribute("sp_best", GPUS, Level.REQUEST, "degree with the shortest step for this request", _CLASSED),
+    Attribute(
+        "gpu_time",
+        GPU_TIME,
+        Level.REQUEST,
+        "GPU-seconds left at the cheapest degree that is on time",
+        frozenset({Place.TRIAGE}),
+    ),
+    _system("now", INSTANT, "time of this tick"),
+    _system("gpus", GPUS, "GPUs in the cluster"),
+    _system("free", GPUS, "GPUs that this tick may hand out"),
+    _system("load", DUR, "work left in all requests over all GPUs: how long the cluster is busy without new arrivals"),
+)
+
+_DEGREES = (
+    Attribute("sp", GPUS, Level.DEGREE, "degree under test", _SP_CANDIDATE),
+    Attribute("next", GPUS, Level.PAIR, "a degree wider than `sp`, smallest first", frozenset({Place.GROW})),
+)
+
+
+def _per_degree(name: str, result: Type, doc: str, as_instant: str = "", as_slack: str = "") -> Function:
+    return Function(name, (Arg.DEGREE,), result, doc, Level.REQUEST, as_instant=as_instant, as_slack=as_slack)
+
+
+_FUNCTIONS = (
+    _per_degree("step_time", DUR, "one denoising step at degree k"),
+    _per_degree("remaining", DUR, "time to the end at degree k, resharding included", "finish", "slack"),
+    _per_degree("finish", INSTANT, "now + remaining(k)"),
+    _per_degree("slack", DUR, "deadline - finish(k): how much room is left; negative when it will be late"),
+    _per_degree(
+        "gain",
+        NUM,
+        "speed-up: of `next` over `sp`; of any other degree over the best narrower one (the narrowest always gains)",
+    ),
+    Function("queued", (Arg.CLASS,), NUM, "waiting requests of a class", Level.TICK),
+    Function("longest_wait", (Arg.CLASS,), DUR, "longest `waited` among waiting requests of a class", Level.TICK),
+    Function("max", (Arg.SAME, Arg.SAME), None, "the larger; `max(x where p)` over requests", variadic=True),
+    Function("min", (Arg.SAME, Arg.SAME), None, "the smaller; `min(x where p)` over requests", variadic=True),
+    Function("clamp", (Arg.SAME, Arg.SAME, Arg.SAME), None, "x, but no less than low and no more than high"),
+    Function("abs", (Arg.NUMBER,), None, "distance from zero"),
+)
+
+_STAGES = (
+    Stage("encode", "text encoding, one GPU"),
+    Stage("prepare", "latents and embeddings", follows="denoise"),
+    Stage("timesteps", "the noise levels", follows="denoise"),
+    Stage("denoise", "the denoising steps"),
+    Stage("decode", "latents to pixels, one GPU"),
+    Stage("finalize", "pixels to files", follows="decode"),
+)
+
+_LATER = {
+    "extends": "policies cannot extend each other",
+    "mode": "modes",
+    "state": "state recurrences",
+    "pool": "pools",
+    "resize": "resizing of pools",
+    "batch": "batching",
+    "react": "reactions",
+    "stage.on": "pools",
+    "stage.lanes": "lanes",
+    "stage.spill": "spilling between pools",
+    "grow.keys": "growing in an order other than the plan's",
+    "allocate.knapsack": "knapsack allocation",
+    "allocate.rollout": "rollout allocation",
+    "preempt.demote": "demotion",
+    "preempt.migrate": "migration",
+    "knob.cache": "feature caching",
+    "mem()": "memory estimates",
+    "gpu_mem": "memory estimates",
+    "miss_rate()": "miss rates",
+    "ewma()": "moving averages",
+    "free()": "pools",
+    "busy()": "pools",
+    "backlog()": "pools",
+    "arrival_gap": "arrival statistics",
+    "arrival_rate": "arrival statistics",
+    "last_gpus": "sets of GPUs as values",
+}
+
+
+@cache
+def schema() -> Schema:
+    """The vocabulary of this version."""
+    return Schema(
+        attributes={item.name: item for item in _ATTRIBUTES},
+        degrees={item.name: item for item in _DEGREES},
+        functions={item.name: item for item in _FUNCTIONS},
+        stages={item.name: item for item in _STAGES},
+        knobs={"steps": Knob("steps", STEPS, "denoising steps")},
+        triggers={
+            "arrival": "a request arrived",
+            "step_end": "a denoising step ended",
+            "stage_end": "a stage ended",
+            "cancel": "a request was cancelled",
+            "worker": "a worker joined or was lost",
+        },
+        preferences={
+            "last_gpus": "the GPUs it had last",
+            "same_node": "GPUs of one node",
+            "pack": "nodes that are already in use",
+            "spread": "nodes that are least in use",
+        },
+        enums={"class": None, "stage": tuple(item.name for item in _STAGES), "model": None},
+        later=_LATER,
+    )
