@@ -1,0 +1,67 @@
+"""What a loaded pipeline tells about itself, read from its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.modular_pipelines.modular_pipeline import ModularPipeline
+
+from gfdit.errors import ModelError
+from gfdit.worker.cfg_parallel import BRANCHES, can_divide
+from gfdit.worker.context_parallel import plan_of
+from gfdit.worker.loading import Loaded
+from gfdit.worker.tasks import MAX_DEGREE, ModelFacts
+from gfdit.worker.trajectory import Replica
+
+
+def denoisers(pipe: ModularPipeline) -> list[ModelMixin]:
+    """The transformers that steps run: more than one where a family changes model on the way. Raises ModelError if
+    none.
+    """
+    found = [
+        component
+        for name, component in pipe.components.items()
+        if name.startswith("transformer") and isinstance(component, ModelMixin)
+    ]
+    if not found:
+        raise ModelError(f"`{type(pipe).__name__}` has no transformer to denoise with")
+    return found
+
+
+def facts_of(loaded: Loaded, replica: Replica) -> ModelFacts:
+    """The facts of a loaded model."""
+    transformers = denoisers(loaded.pipe)
+    config = transformers[0].config
+    splits = all(plan_of(transformer) is not None for transformer in transformers)
+    guiders = replica.guiders().values()
+    height, width = _patch(loaded.pipe, config)
+    spatial = _first(loaded.pipe, ("vae_scale_factor", "vae_scale_factor_spatial"), 8)
+    return ModelFacts(
+        name=loaded.name,
+        family=replica.family,
+        heads=int(config.get("num_attention_heads", 1)),
+        degrees=tuple(range(1, MAX_DEGREE + 1)) if splits else (1,),
+        branches=BRANCHES if guiders and all(can_divide(guider) for guider in guiders) else 1,
+        token_height=spatial * height,
+        token_width=spatial * width,
+        frame_factor=_first(loaded.pipe, ("vae_scale_factor_temporal",), 1),
+        defaults=dict(loaded.defaults),
+    )
+
+
+def _first(pipe: ModularPipeline, names: tuple[str, ...], otherwise: int) -> int:
+    return int(next((getattr(pipe, name) for name in names if hasattr(pipe, name)), otherwise))
+
+
+def _patch(pipe: ModularPipeline, config: Mapping[str, object]) -> tuple[int, int]:
+    """Latent pixels of a token: the transformer's patch, or the 2 x 2 that the pipeline packs before it."""
+    patch = config.get("patch_size", 1)
+    if isinstance(patch, list | tuple):
+        return int(patch[-2]), int(patch[-1])
+    vae = getattr(pipe, "vae", None)
+    latent = None if vae is None else vae.config.get("latent_channels", vae.config.get("z_dim"))
+    if latent is not None and config.get("in_channels") == 4 * latent:
+        return 2, 2
+    side = patch if isinstance(patch, int) else 1
+    return side, side

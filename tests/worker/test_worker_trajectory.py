@@ -1,0 +1,202 @@
+"""Pipelines taken apart give the pictures of pipelines left whole, bit for bit."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FluxPipeline
+from PIL import Image
+
+from gfdit.core.work import Stage
+from gfdit.errors import InputError, ModelError, StateError
+from gfdit.worker.codec import to_bytes
+from gfdit.worker.doctor import examine
+from gfdit.worker.executor import Executor
+from gfdit.worker.images import encode_png
+from gfdit.worker.snapshot import Snapshot
+from gfdit.worker.tasks import Task, join_state
+from gfdit.worker.trajectory import Replica
+from tests.worker.tiny import FAMILIES, PROMPT, build
+
+torch.set_num_threads(1)
+SIZE = {"height": 32, "width": 48}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_conform(family: str) -> None:
+    if family == "wan" and importlib.util.find_spec("ftfy") is None:
+        pytest.skip("diffusers needs ftfy for Wan's prompts")
+    frames = {"num_frames": 5} if family == "wan" else {}
+    checks = examine(build(family), frames)
+    assert [check.name for check in checks] == ["runs", "stepwise", "through bytes", "interleaved", "rerun", "splits"]
+    assert [check for check in checks if not check.passed] == []
+
+
+def test_the_doctor_reports_what_a_broken_model_raises() -> None:
+    loaded = build("flux")
+    loaded.pipe.transformer.proj_out = torch.nn.Identity()
+    (check,) = examine(loaded)
+    assert (check.name, check.passed) == ("runs", False)
+    assert "RuntimeError" in check.detail
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_guided_flux_is_flux_with_true_cfg(scale: float) -> None:
+    loaded = build("flux")
+    parts = ("scheduler", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "transformer")
+    reference = FluxPipeline(**{name: getattr(loaded.pipe, name) for name in parts})
+    reference.set_progress_bar_config(disable=True)
+    expected = reference(
+        prompt=PROMPT,
+        negative_prompt="a green ring",
+        true_cfg_scale=scale,
+        num_inference_steps=4,
+        max_sequence_length=16,
+        generator=torch.Generator().manual_seed(3),
+        output_type="pt",
+        **SIZE,
+    ).images
+    executor = Executor(loaded)
+    inputs = {"prompt": PROMPT, "negative_prompt": "a green ring", "true_cfg_scale": scale, "seed": 3, **SIZE}
+    trajectory = executor.intake.start(inputs)
+    replica = executor.intake.replica
+    replica.encode(trajectory, 1)
+    replica.prepare(trajectory, 2)
+    for _ in range(4):
+        replica.step(trajectory)
+    replica.decode(trajectory)
+    assert torch.equal(trajectory.state.values["images"], expected)
+    assert encode_png(trajectory.state.values) == encode_png({"images": expected})
+
+
+def test_hot_state_is_what_steps_change() -> None:
+    executor = Executor(build("flux"))
+    replica = executor.intake.replica
+    trajectory = executor.intake.start({"prompt": PROMPT, **SIZE})
+    replica.encode(trajectory, 1)
+    replica.prepare(trajectory, 2)
+    assert trajectory.base.changes(trajectory.flat()) == {}
+    replica.step(trajectory)
+    assert set(trajectory.base.changes(trajectory.flat())) == {"latents", "scheduler|_step_index"}
+    assert trajectory.hot().numel() < trajectory.cold.numel()
+
+
+def test_a_step_that_raises_leaves_the_state_before_it() -> None:
+    executor = Executor(build("flux"))
+    replica = executor.intake.replica
+    trajectory = executor.intake.start({"prompt": PROMPT, **SIZE})
+    replica.encode(trajectory, 1)
+    replica.prepare(trajectory, 2)
+    replica.step(trajectory)
+    before = to_bytes(trajectory.hot())
+    broken = replica.pipe.transformer.proj_out.register_forward_hook(_fail)
+    with pytest.raises(RuntimeError, match="out of order"):
+        replica.step(trajectory)
+    broken.remove()
+    assert (trajectory.stage, trajectory.done) == (Stage.DENOISE, 1)
+    assert to_bytes(trajectory.hot()) == before
+
+
+def _fail(*_: object) -> None:
+    raise RuntimeError("out of order")
+
+
+def test_writing_in_place_is_noticed_instead_of_restored() -> None:
+    latents = torch.zeros(4)
+    snapshot = Snapshot.take({"latents": latents, "history": [latents]})
+    assert snapshot.changes({"latents": latents, "history": [latents]}) == {}
+    latents.add_(1)
+    assert set(snapshot.changes({"latents": latents, "history": [latents]})) == {"latents", "history"}
+    with pytest.raises(StateError, match="latents was changed in place"):
+        snapshot.restored()
+
+
+def test_generators_go_back_too() -> None:
+    generator = torch.Generator().manual_seed(1)
+    snapshot = Snapshot.take({"generator": generator})
+    first = torch.rand(2, generator=generator)
+    assert list(snapshot.changes({"generator": generator})) == ["generator"]
+    assert snapshot.restored() == {"generator": generator}
+    assert torch.equal(torch.rand(2, generator=generator), first)
+
+
+def test_families_with_hidden_loop_state_are_refused() -> None:
+    from diffusers import HeliosAutoBlocks
+
+    with pytest.raises(ModelError, match="keeps state between steps"):
+        Replica(HeliosAutoBlocks().init_pipeline())
+
+
+def test_a_state_of_another_pipeline_is_refused() -> None:
+    flux, qwen = Executor(build("flux")), Executor(build("qwen"))
+    cold = flux.run(Task(1, "r", "encode", (0,), inputs={"prompt": PROMPT, **SIZE})).cold
+    qwen.intake.replica._stateful.pop("guider")
+    with pytest.raises(StateError, match="a component `guider`"):
+        qwen.run(Task(1, "r", "prepare", (0,), restore=join_state(cold)))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"promt": "x"}, "did you mean `prompt`"),
+        ({"prompt": "x", "height": 33}, "`height` must be a multiple of 4, not 33"),
+        ({"prompt": "x", "width": 4096 * 4096}, "`width` must be from"),
+        ({"prompt": "x", "width": True}, "`width` must be a whole number"),
+        ({}, "`prompt` must be a text"),
+        ({"prompt": "x", "seed": -1}, "`seed` must be a whole number from 0 on, not -1"),
+        ({"prompt": "x", "num_inference_steps": 0}, "`num_inference_steps` must be a whole number from 1 on"),
+        ({"prompt": "x", "true_cfg_scale": float("inf")}, "guidance scale"),
+    ],
+)
+def test_bad_inputs_name_field_value_and_fix(inputs: dict[str, object], message: str) -> None:
+    executor = Executor(build("flux"))
+    with pytest.raises(InputError) as caught:
+        executor.run(Task(1, "r", "encode", (0,), inputs=inputs))
+    assert message in str(caught.value)
+
+
+def test_tasks_out_of_place_are_refused() -> None:
+    executor = Executor(build("flux"))
+    with pytest.raises(StateError, match="is not here"):
+        executor.run(Task(1, "r", "denoise", (0,)))
+    executor.run(Task(2, "r", "encode", (0,), inputs={"prompt": PROMPT, **SIZE}))
+    executor.run(Task(3, "r", "prepare", (0,)))
+    with pytest.raises(StateError, match="is at prepare with 0 steps done"):
+        executor.run(Task(4, "r", "denoise", (0,), first_step=2))
+    with pytest.raises(StateError, match="do not fit into a trajectory of 4"):
+        executor.run(Task(5, "r", "denoise", (0,), steps=5))
+    with pytest.raises(ModelError, match="runs alone"):
+        executor.run(Task(6, "r", "denoise", (0, 1)))
+    assert executor.held() == {"r": (Stage.PREPARE, 0)}
+    executor.drop("r")
+    assert executor.held() == {}
+
+
+def test_finalize_from_a_checkpoint_decodes_first() -> None:
+    executor = Executor(build("flux"))
+    executor.run(Task(1, "r", "encode", (0,), inputs={"prompt": PROMPT, **SIZE}))
+    cold = executor.run(Task(2, "r", "prepare", (0,))).cold
+    hot = executor.run(Task(3, "r", "denoise", (0,), steps=4)).hot
+    executor.run(Task(4, "r", "decode", (0,)))
+    png = executor.run(Task(5, "r", "finalize", (0,))).output
+    executor.drop("r")
+    assert executor.run(Task(6, "r", "finalize", (0,), restore=join_state(cold, hot))).output == png
+    with Image.open(io.BytesIO(png)) as image:
+        assert (image.format, image.size) == ("PNG", (48, 32))
+
+
+def test_videos_become_animated_pictures() -> None:
+    frames = torch.linspace(0, 1, 3)[None, :, None, None, None].expand(1, 3, 3, 8, 16)
+    with Image.open(io.BytesIO(encode_png({"videos": frames}))) as image:
+        assert (image.n_frames, image.size) == (3, (16, 8))
+        image.seek(1)
+        assert np.asarray(image.convert("RGB")).tolist() == np.full((8, 16, 3), 128).tolist()
+
+
+def test_what_was_not_decoded_is_not_written() -> None:
+    with pytest.raises(ModelError, match="neither images nor videos"):
+        encode_png({"latents": torch.zeros(1)})
