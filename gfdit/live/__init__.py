@@ -1,0 +1,3 @@
+"""The live world: worker processes, the sockets between them and the controller, and the results that clients wait
+for.
+"""
