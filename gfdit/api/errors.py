@@ -1,0 +1,83 @@
+"""One error shape for everything that goes wrong: `{"error": {"message", "type", "param", "code"}}`.
+
+OpenAI's clients read these fields, retry 408, 409, 429 and 5xx, and obey `x-should-retry`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from gfdit.core.work import Outcome
+
+INVALID = "invalid_request_error"
+SERVER = "server_error"
+
+
+class ApiError(Exception):
+    """An answer other than success. `param`: the field to blame; `retry`: whether a client's second try may help."""
+
+    def __init__(self, status: int, code: str, message: str, *, param: str | None = None, retry: bool | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.param = param
+        self.retry = retry
+
+    @property
+    def body(self) -> dict[str, Any]:
+        kind = SERVER if self.status >= 500 else INVALID
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    def response(self) -> JSONResponse:
+        headers = {} if self.retry is None else {"x-should-retry": "true" if self.retry else "false"}
+        return JSONResponse(self.body, self.status, headers)
+
+
+def shutting_down() -> ApiError:
+    return ApiError(503, "shutting_down", "the server is shutting down and takes no new requests", retry=False)
+
+
+def not_completed(outcome: Outcome | None, code: str, message: str) -> ApiError:
+    """The answer to a request that ended without a picture. Work has begun, so the client is told not to send it again."""
+    match outcome:
+        case Outcome.REJECTED:
+            return ApiError(429, "rejected", message or "the policy does not admit this request now", retry=False)
+        case Outcome.CANCELLED:
+            return ApiError(503, "cancelled", message or "the request was cancelled", retry=False)
+        case _ if code == "shutting_down":
+            return shutting_down()
+        case _:
+            return ApiError(500, code or "failed", message or "the request failed", retry=False)
+
+
+def install(app: FastAPI) -> None:
+    """Give every error of `app` the one shape, those that FastAPI raises by itself included."""
+
+    async def api_error(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, ApiError)
+        return error.response()
+
+    async def http_error(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        match error.status_code:
+            case 404:
+                return ApiError(404, "unknown_route", f"there is no `{request.method} {request.url.path}`").response()
+            case 405:
+                message = f"`{request.url.path}` does not take {request.method}"
+                answer = ApiError(405, "method_not_allowed", message).response()
+                answer.headers.update(error.headers or {})
+                return answer
+            case status:
+                return ApiError(status, "http_error", str(error.detail)).response()
+
+    async def internal_error(_: Request, error: Exception) -> JSONResponse:
+        return ApiError(500, "internal_error", f"internal error: {type(error).__name__}", retry=False).response()
+
+    app.add_exception_handler(ApiError, api_error)
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(Exception, internal_error)

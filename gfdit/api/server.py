@@ -1,0 +1,46 @@
+"""The HTTP server in a thread of its own, so that the controller's loop keeps the main one."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from types import TracebackType
+
+import uvicorn
+
+from gfdit.api.app import create_app
+from gfdit.api.service import Service
+from gfdit.errors import UsageError
+
+STOP_S = 10.0
+
+
+class HttpServer:
+    """Listens from construction on; port 0 takes a free one. Raises UsageError when the port is taken."""
+
+    def __init__(self, service: Service, host: str, port: int) -> None:
+        try:
+            self._socket = socket.create_server((host, port))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UsageError(f"cannot listen on {host}:{port}: {reason.lower()}", hint="choose another `--port`") from None
+        self._host, self._port = host, self._socket.getsockname()[1]
+        config = uvicorn.Config(
+            create_app(service), log_level="warning", access_log=False, timeout_graceful_shutdown=round(STOP_S)
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="http", daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://{self._host}:{self._port}"
+
+    def __enter__(self) -> HttpServer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Let answers that are under way go out, then stop."""
+        self._server.should_exit = True
+        self._thread.join(2 * STOP_S)
+        self._socket.close()

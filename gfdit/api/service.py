@@ -1,0 +1,110 @@
+"""What the HTTP side needs of a system: a handful of methods that the live system's adapter satisfies. Types only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from gfdit.core.work import Outcome, Request
+
+Value = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One model as clients see it. Sizes are pixels; `defaults`: its inputs when a client leaves them out."""
+
+    name: str
+    default_width: int
+    default_height: int
+    default_steps: int
+    multiple_of: int
+    min_side: int
+    max_side: int
+    guided: bool
+    defaults: Mapping[str, Value] = field(default_factory=dict)
+    max_steps: int = 1000
+
+
+class ProgressView(Protocol):
+    """How far a request is. Times are nanoseconds of the system's clock."""
+
+    @property
+    def steps_done(self) -> int: ...
+    @property
+    def steps_total(self) -> int: ...
+    @property
+    def degrees(self) -> tuple[tuple[int, int], ...]: ...
+    @property
+    def resizes(self) -> int: ...
+    @property
+    def preemptions(self) -> int: ...
+    @property
+    def migrations(self) -> int: ...
+    @property
+    def failures(self) -> int: ...
+    @property
+    def arrived_ns(self) -> int | None: ...
+    @property
+    def started_ns(self) -> int | None: ...
+    @property
+    def ended_ns(self) -> int | None: ...
+    @property
+    def outcome(self) -> Outcome | None: ...
+    @property
+    def code(self) -> str: ...
+    @property
+    def message(self) -> str: ...
+
+
+class Pending(Protocol):
+    """A request that was accepted: its progress and, at its end, its output. Safe to use from any thread."""
+
+    @property
+    def request(self) -> Request: ...
+    @property
+    def progress(self) -> ProgressView: ...
+    @property
+    def output(self) -> bytes | None: ...
+    @property
+    def ended(self) -> bool: ...
+
+    def wait_change(self, seen: int, timeout: float | None = None) -> int:
+        """Wait until the progress is newer than version `seen` (start with 0); returns its version, `seen` on a timeout."""
+        ...
+
+    def on_end(self, callback: Callable[[Pending], None]) -> None:
+        """Call back once it has ended, from any thread; at once if it has."""
+        ...
+
+
+class Service(Protocol):
+    """The system behind the API. All of it may be called from any thread."""
+
+    @property
+    def models(self) -> Mapping[str, Served]:
+        """Models that requests may name; the first is the default."""
+        ...
+
+    @property
+    def policy(self) -> str:
+        """Name of the policy in charge."""
+        ...
+
+    @property
+    def accepting(self) -> bool:
+        """False once the system drains."""
+        ...
+
+    def tokens(self, model: str, width: int, height: int) -> int:
+        """Latent tokens of a picture. Raises InputError when they are not known."""
+        ...
+
+    def submit(self, request: Request, inputs: Mapping[str, Value]) -> Pending:
+        """Accept. Raises InputError for a request that cannot be served, ShuttingDown after the end of service."""
+        ...
+
+    def cancel(self, request_id: str) -> None:
+        """The client gave up."""
+        ...

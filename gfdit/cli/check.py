@@ -1,0 +1,102 @@
+"""`gfdit check`: what is wrong with a policy, with carets, before it runs. Imports neither torch, numpy nor rich."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gfdit.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from gfdit.lang.check import Checked
+
+FORMATS = ("pretty", "short", "json", "github")
+
+
+def check(
+    files: Annotated[
+        list[str], typer.Argument(metavar="POLICY...", help="Files, folders, shipped names, or - for stdin.")
+    ],
+    format_: Annotated[str, typer.Option("--format", help="pretty, short, json or github.")] = "pretty",
+    gpus: Annotated[int | None, typer.Option("--gpus", min=1, help="Check against a cluster of this size.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="PARAM=VALUE", help="Override a param.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 on warnings too.")] = False,
+) -> None:
+    """Check policies: syntax, names, types, units, ranges, and what was probably not meant."""
+    from gfdit.lang.render import render, summary
+
+    if format_ not in FORMATS:
+        raise UsageError(f"unknown format `{format_}`", hint=f"formats are {', '.join(FORMATS)}")
+    params = parse_settings(set_ or [])
+    results = [(name, check_text(name, text, params, gpus)) for name, text in read_policies(files)]
+    found = [item for _, result in results for item in result.diagnostics]
+    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    output = render(found, style=format_, color=color)
+    if output:
+        typer.echo(output)
+    if format_ == "pretty":
+        count = f"{len(results)} policies" if len(results) > 1 else results[0][0]
+        typer.echo(f"{os.linesep if found else ''}{count}: {summary(found) or 'ok'}")
+    failed = any(not result.ok for _, result in results)
+    warned = any(item.severity.value == "warning" for item in found)
+    if failed or (strict and warned):
+        raise typer.Exit(1)
+
+
+def check_text(name: str, text: str, params: dict[str, str], gpus: int | None = None) -> Checked:
+    """Checks one policy against the vocabulary; its neighbours and the shipped policies may be fallbacks."""
+    from gfdit.lang.check import check as check_source
+    from gfdit.lang.source import Source
+    from gfdit.policy.library import fallback_names
+    from gfdit.policy.vocabulary import schema
+
+    policies = fallback_names(Path(name))
+    return check_source(Source(text, name), schema(), params, gpus=gpus, policies=policies)
+
+
+def read_policies(files: list[str]) -> list[tuple[str, str]]:
+    """Names as typed and texts; a folder stands for its `.pol` files, `-` for standard input."""
+    found: list[tuple[str, str]] = []
+    for name in files:
+        if name == "-":
+            found.append(("<stdin>", sys.stdin.read()))
+        elif Path(name).is_dir():
+            inside = sorted(Path(name).glob("*.pol"))
+            if not inside:
+                raise UsageError(f"no policies in folder `{name}`", hint="policy files end in .pol")
+            found += [(str(path), read_text(path)) for path in inside]
+        else:
+            found.append(_named(name))
+    return found
+
+
+def _named(name: str) -> tuple[str, str]:
+    from gfdit.policy.library import find_policy
+
+    path = find_policy(name)
+    return (name if path == Path(name) else path.name), read_text(path)
+
+
+def read_text(path: Path) -> str:
+    """The text of a policy file; InputError when it cannot be read."""
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start})", hint="save the policy as UTF-8") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def parse_settings(settings: list[str]) -> dict[str, str]:
+    """`["age_step=30s"]` as a mapping."""
+    params: dict[str, str] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or not name.strip() or not value.strip():
+            raise UsageError(f"`--set {setting}` is not PARAM=VALUE", hint="such as --set age_step=30s")
+        params[name.strip()] = value.strip()
+    return params

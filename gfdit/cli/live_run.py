@@ -1,0 +1,202 @@
+"""One live run from start to report: workers up, requests in, the loop, results out. `run.py` is its command line."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+
+from rich.console import Console as Terminal
+from rich.status import Status
+
+from gfdit import __version__
+from gfdit.api.server import HttpServer
+from gfdit.cli.console import ConsoleHeader, RunConsole, make_console
+from gfdit.cli.prepare import Prepared, prepare
+from gfdit.cli.results import Figures, Pictures, print_figures, write_summary
+from gfdit.cli.service import LiveService
+from gfdit.config import Environment, RunConfig
+from gfdit.live.system import LiveSystem, start_live
+from gfdit.report import report_of_journal
+from gfdit.runtime.journal import Journal
+from gfdit.runtime.ports import Observer
+from gfdit.runtime.recipe import recipe_of
+from gfdit.runtime.summary import Summary
+
+EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
+EXAMPLE = 'gfdit submit "a red circle on a blue background" --size 128x128 -o a.png'
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a run shows itself. `plain`: lines instead of the full screen, None as the terminal allows. `json`: the summary as
+    one object on standard output, everything else on standard error."""
+
+    plain: bool | None = None
+    ascii: bool = False
+    json: bool = False
+
+
+class Interrupts:
+    """Ctrl-C (or SIGTERM) drains, a second one cancels what still runs, a third one leaves at once."""
+
+    def __init__(self, system: LiveSystem, say: Callable[[str], None]) -> None:
+        self._system = system
+        self._say = say
+        self._before: dict[int, signal.Handlers | Callable[[int, FrameType | None], object] | int | None] = {}
+        self.count = 0
+
+    def _interrupted(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1
+        match self.count:
+            case 1:
+                self._say("draining: running requests are finished; Ctrl-C again cancels them")
+                self._system.drain()
+            case 2:
+                self._say("cancelling what still runs")
+                self._system.drain(cancel=True)
+            case _:
+                raise KeyboardInterrupt
+
+    def __enter__(self) -> Interrupts:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._interrupted)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def execute(config: RunConfig, look: Look) -> int:
+    """Run it; returns the exit code. Raises GfditError for what cannot be started."""
+    prepared = prepare(config, Environment.read())
+    config.out.mkdir(parents=True, exist_ok=True)
+    terminal = Terminal(stderr=look.json, highlight=False)
+    with _starting(prepared, terminal) as system:
+        journal = Journal(config.out / "journal.sqlite", _header(prepared, config, system), system.scheduler)
+        summary, pictures = Summary(system.workers), Pictures(config.out)
+        try:
+            interrupted = _serve(config, look, prepared, system, pictures, (journal, summary))
+        finally:
+            journal.close()
+    figures = _figures(prepared, config, summary)
+    _leave_results(config, look, figures, summary, pictures, terminal)
+    for problem in pictures.problems:
+        print(f"warning: {problem}", file=sys.stderr)
+    if prepared.requests and interrupted:
+        return EXIT_INTERRUPTED
+    return EXIT_FAILED if figures["failed"] and not interrupted else 0
+
+
+def _starting(prepared: Prepared, terminal: Terminal) -> LiveSystem:
+    """Start the workers, saying so."""
+    what = f"{prepared.workers} {prepared.device} workers, model {prepared.model}"
+    terminal.print(f"cost model {prepared.cost.name} ({prepared.cost_from})", style="dim")
+    status = Status(f"starting {what}", console=terminal) if terminal.is_terminal else None
+    if status is None:
+        terminal.print(f"starting {what}")
+
+    def progress(ready: int, workers: int) -> None:
+        if status is not None:
+            status.update(f"starting {what}: {ready}/{workers} ready")
+
+    with status or nullcontext():
+        return start_live(prepared.live, progress)
+
+
+def _serve(
+    config: RunConfig,
+    look: Look,
+    prepared: Prepared,
+    system: LiveSystem,
+    pictures: Pictures,
+    observers: Sequence[Observer],
+) -> bool:
+    """The loop, until the workload is served or the system has drained; returns whether it was interrupted."""
+    with ExitStack() as stack:
+        hint = "Ctrl-C drains and stops"
+        if not prepared.requests:
+            server = stack.enter_context(HttpServer(LiveService(system, prepared.live.model), config.host, config.port))
+            hint = f"serving on {server.url}; try: {_example(server.url, config)}"
+        console = stack.enter_context(_console(look, prepared, system, hint))
+        interrupts = stack.enter_context(Interrupts(system, console.say))
+        if prepared.requests:
+            for ticket in system.feed(prepared.requests):
+                ticket.on_end(pictures.take)
+            system.close_intake()
+        system.run((*observers, console))
+    return interrupts.count > 0
+
+
+def _console(look: Look, prepared: Prepared, system: LiveSystem, hint: str) -> RunConsole:
+    header = ConsoleHeader(
+        model=prepared.model,
+        policy=prepared.policy.name,
+        policy_sha=prepared.policy.sha,
+        ranks=system.workers,
+        device=str(prepared.device),
+        hint=hint,
+    )
+    stream = sys.stderr if look.json else sys.stdout
+    return make_console(
+        header,
+        scheduler=system.scheduler,
+        now=system.clock.now,
+        ascii=look.ascii,
+        plain=True if look.json else look.plain,
+        stream=stream,
+    )
+
+
+def _example(url: str, config: RunConfig) -> str:
+    default = RunConfig(policy=config.policy)
+    return EXAMPLE if url == f"http://{default.host}:{default.port}" else f"{EXAMPLE} --url {url}"
+
+
+def _header(prepared: Prepared, config: RunConfig, system: LiveSystem) -> dict[str, object]:
+    about = {
+        "gfdit": __version__,
+        "device": str(prepared.device),
+        "workload": None if config.workload is None else config.workload.name,
+        "time_scale": config.time_scale,
+    }
+    live = prepared.live
+    recipe = recipe_of(
+        prepared.policy, config.params, prepared.cost, system.workers, live.gpus_per_node, system.models, about
+    )
+    return recipe.to_json()
+
+
+def _figures(prepared: Prepared, config: RunConfig, summary: Summary) -> Figures:
+    return {
+        "policy": prepared.policy.name,
+        "policy_sha": prepared.policy.sha,
+        "workload": None if config.workload is None else config.workload.name,
+        "cost_model": prepared.cost.name,
+        "device": str(prepared.device),
+        "gpus": summary.gpus,
+        "time_scale": config.time_scale,
+        **summary.figures(),
+        "moves": summary.resizes_by_kind(),
+    }
+
+
+def _leave_results(
+    config: RunConfig, look: Look, figures: Figures, summary: Summary, pictures: Pictures, terminal: Terminal
+) -> None:
+    write_summary(config.out / "summary.json", figures)
+    report = report_of_journal(config.out / "journal.sqlite", config.out / "report.html")
+    if look.json:
+        print((config.out / "summary.json").read_text("utf-8"), end="")
+        return
+    terminal.print()
+    print_figures(figures, terminal, moves=summary.resizes_by_kind())
+    terminal.print()
+    if pictures.written:
+        terminal.print(f"{pictures.written} pictures in {config.out}/")
+    terminal.print(f"report   {report}\njournal  {config.out / 'journal.sqlite'}", soft_wrap=True)

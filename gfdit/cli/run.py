@@ -1,0 +1,50 @@
+"""`gfdit run`: a live system under a policy, for a workload or for clients over HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gfdit.cli.check import parse_settings
+from gfdit.config import DEFAULT_HOST, DEFAULT_PORT, Device, RunConfig, parse_workers
+
+
+def run(
+    policy: Annotated[str, typer.Option("--policy", "-p", help="A .pol or .py file, or a shipped policy's name.")],
+    workload: Annotated[Path | None, typer.Option(help="Serve this workload file, then stop. Without it: serve HTTP.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for pictures, journal, report and summary.")] = Path("out"),
+    workers: Annotated[str, typer.Option(metavar="auto|N", help="How many workers, one a rank.")] = "auto",
+    device: Annotated[Device, typer.Option(help="What they compute on.")] = Device.AUTO,
+    model: Annotated[Path | None, typer.Option(help="Folder of a saved diffusers pipeline; default: the embedded one.")] = None,
+    cost: Annotated[str | None, typer.Option(help="Cost model: a file or a shipped name.")] = None,
+    time_scale: Annotated[float, typer.Option(help="Seconds of the table in one of ours (emulated devices).")] = 1.0,
+    host: Annotated[str, typer.Option(help="Address to serve HTTP on.")] = DEFAULT_HOST,
+    port: Annotated[int, typer.Option(help="Port to serve HTTP on; 0 takes a free one.")] = DEFAULT_PORT,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="PARAM=VALUE", help="A value for a policy param.")] = None,
+    console: Annotated[
+        bool | None, typer.Option("--console/--no-console", help="Full screen or plain lines; default: as the terminal allows.")
+    ] = None,
+    ascii_: Annotated[bool, typer.Option("--ascii", help="Draw the console with ASCII characters only.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print the summary as JSON, everything else on stderr.")] = False,
+) -> None:
+    """Start workers and serve requests under a policy, resizing groups between denoising steps."""
+    config = RunConfig(
+        policy=policy,
+        params=parse_settings(set_ or []),
+        workload=workload,
+        out=out,
+        device=device,
+        workers=parse_workers(workers),
+        model=model,
+        cost=cost,
+        time_scale=time_scale,
+        host=host,
+        port=port,
+    )
+    from gfdit.cli.live_run import Look, execute
+
+    look = Look(plain=None if console is None else not console, ascii=ascii_, json=json_)
+    if code := execute(config, look):
+        raise typer.Exit(code)

@@ -1,0 +1,37 @@
+"""Finds data files that come with gfdit by bare name: in the package, or, in a checkout, beside it. Any path wins over a name."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from gfdit.errors import UsageError
+
+PACKAGE = Path(__file__).resolve().parent.parent
+COST_SUFFIX = ".cost.json"
+
+
+def find_cost(name: str) -> Path:
+    """A cost model: a path, or a shipped name with or without suffix. Raises UsageError."""
+    return _find(name, "cost", COST_SUFFIX, "cost model")
+
+
+def find_workload(name: str) -> Path:
+    """A workload: a path, or the name of a shipped example. Raises UsageError."""
+    return _find(name, "examples", ".jsonl", "workload")
+
+
+def _find(name: str, kind: str, suffix: str, what: str) -> Path:
+    given = Path(name)
+    if given.is_file():
+        return given
+    folder = PACKAGE / "_data" / kind
+    folder = folder if folder.is_dir() else PACKAGE.parent / kind
+    known = {path.name: path for path in sorted(folder.glob(f"*{suffix}"))}
+    if given.name == name:
+        for candidate in (name, name + suffix):
+            if candidate in known:
+                return known[candidate]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean `{near[0]}`?" if near else f"shipped: {', '.join(known) or 'none'}"
+    raise UsageError(f"no {what} `{name}`: neither a file nor a shipped one", hint=hint)

@@ -1,0 +1,108 @@
+"""Settings of a run as one typed value, and the only reader of the process environment.
+
+Environment variables, all optional:
+
+    GFDIT_URL    the server that `gfdit submit` talks to
+    GFDIT_COST   the cost model that `gfdit run` uses when `--cost` is not given
+    GFDIT_HOME   where `gfdit profile` keeps what it measured (default: `gfdit` in the user's data folder)
+
+Knows no policy, model or worker; it checks what can be checked without them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from gfdit.errors import UsageError
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8000
+MAX_WORKERS = 1024
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class Device(StrEnum):
+    """What workers compute on. `emulated`: on nothing, in the time that a cost table says."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+    EMULATED = "emulated"
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What the environment says."""
+
+    url: str
+    cost: Path | None
+    home: Path
+
+    @classmethod
+    def read(cls, variables: Mapping[str, str] | None = None) -> Environment:
+        """From `variables`, the process's own by default."""
+        given = os.environ if variables is None else variables
+        data = Path(given.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+        cost = given.get("GFDIT_COST")
+        return cls(
+            url=given.get("GFDIT_URL") or f"http://{DEFAULT_HOST}:{DEFAULT_PORT}",
+            cost=Path(cost) if cost else None,
+            home=Path(given.get("GFDIT_HOME") or data / "gfdit"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """What `gfdit run` was asked for. `workers` None: as many as the device has. `model` None: the embedded one.
+    `params`: `--set name=value`, as written; the policy gives them their types. Raises UsageError."""
+
+    policy: str
+    params: Mapping[str, str] = field(default_factory=dict)
+    workload: Path | None = None
+    out: Path = Path("out")
+    device: Device = Device.AUTO
+    workers: int | None = None
+    model: Path | None = None
+    cost: str | None = None
+    time_scale: float = 1.0
+    host: str = DEFAULT_HOST
+    port: int = DEFAULT_PORT
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and not 1 <= self.workers <= MAX_WORKERS:
+            raise UsageError(f"`--workers` must be `auto` or from 1 to {MAX_WORKERS}, not {self.workers}")
+        if not 0 < self.time_scale <= 1e6:
+            raise UsageError(f"`--time-scale` must be above 0 and at most 1e6, not {self.time_scale:g}")
+        if self.time_scale != 1.0 and self.device is not Device.EMULATED:
+            raise UsageError(
+                f"`--time-scale {self.time_scale:g}` needs emulated devices: real ones take the time they take",
+                hint="add `--device emulated`",
+            )
+        if not 0 <= self.port <= 65535:
+            raise UsageError(f"`--port` must be from 0 to 65535, not {self.port}")
+        if self.device is Device.EMULATED and self.model is not None:
+            raise UsageError("`--model` and `--device emulated` exclude each other: emulated devices load no model")
+
+
+def parse_workers(text: str) -> int | None:
+    """`auto` is None. Raises UsageError."""
+    if text == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"`--workers` must be `auto` or a number, not `{text}`") from None
+
+
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`WxH` in pixels as (width, height). Raises UsageError."""
+    width, cross, height = text.lower().partition("x")
+    if not (cross and width.isascii() and width.isdigit() and height.isascii() and height.isdigit()) or len(text) > 11:
+        raise UsageError(f"size must look like `128x128` (width x height in pixels), not `{text}`")
+    return int(width), int(height)
