@@ -1,7 +1,7 @@
 """Build hook: ship `grammar/`, `policies/` and the example workloads inside the wheel, as `gfdit/_data/...`.
 
-A plain `force-include` would do the same for editable installs and leave a half-empty `gfdit` package in site-packages that
-hides the checkout; so this is for real wheels only, and the loaders fall back to the folders of the checkout.
+A plain `force-include` would do the same for editable installs and leave a half-empty `gfdit` package in site-packages
+that hides the checkout; so this is for real wheels only, and the loaders fall back to the folders of the checkout.
 """
 
 from __future__ import annotations

@@ -98,8 +98,6 @@ def parse_workers(text: str) -> int | None:
         raise UsageError(f"`--workers` must be `auto` or a number, not `{text}`") from None
 
 
-
-
 def parse_size(text: str) -> tuple[int, int]:
     """`WxH` in pixels as (width, height). Raises UsageError."""
     width, cross, height = text.lower().partition("x")

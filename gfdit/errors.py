@@ -1,20 +1,20 @@
 """Every exception gfdit raises on purpose.
 
-    GfditError
-    ├── UsageError            the command line or a setting is wrong           exit 2
-    ├── InputError            a file or request is wrong: names field, value, fix   exit 1
-    │   ├── WorkloadError
-    │   ├── CostModelError
-    │   ├── PolicyError       carries the diagnostics of `gfdit check`
-    │   └── JournalError
-    ├── TransitionError       a trajectory was asked for an illegal transition (a bug)
-    ├── InvariantError        the scheduler's books do not add up (a bug)
-    ├── WireError             a message that does not decode
-    ├── ModelError            a model cannot be loaded, stepped or parallelised
-    ├── StateError            a trajectory's state is not held here, or its bytes do not decode
-    ├── TaskAborted           a task was stopped on request; the step before it is intact
-    ├── FleetError            the workers cannot start, or none is left
-    └── ShuttingDown          a request came after the system stopped taking any
+GfditError
+├── UsageError            the command line or a setting is wrong           exit 2
+├── InputError            a file or request is wrong: names field, value, fix   exit 1
+│   ├── WorkloadError
+│   ├── CostModelError
+│   ├── PolicyError       carries the diagnostics of `gfdit check`
+│   └── JournalError
+├── TransitionError       a trajectory was asked for an illegal transition (a bug)
+├── InvariantError        the scheduler's books do not add up (a bug)
+├── WireError             a message that does not decode
+├── ModelError            a model cannot be loaded, stepped or parallelised
+├── StateError            a trajectory's state is not held here, or its bytes do not decode
+├── TaskAborted           a task was stopped on request; the step before it is intact
+├── FleetError            the workers cannot start, or none is left
+└── ShuttingDown          a request came after the system stopped taking any
 """
 
 from __future__ import annotations

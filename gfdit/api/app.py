@@ -129,8 +129,11 @@ async def _all_ended(service: Service, pending: list[Pending], request: Request)
         if left == 0:
             ended.set()
 
+    def ended_elsewhere(_: Pending) -> None:
+        loop.call_soon_threadsafe(count)
+
     for one in pending:
-        one.on_end(lambda _: loop.call_soon_threadsafe(count))
+        one.on_end(ended_elsewhere)
     waiting = {asyncio.create_task(ended.wait()), asyncio.create_task(_gone(request))}
     try:
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)

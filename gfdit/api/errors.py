@@ -20,7 +20,9 @@ SERVER = "server_error"
 class ApiError(Exception):
     """An answer other than success. `param`: the field to blame; `retry`: whether a client's second try may help."""
 
-    def __init__(self, status: int, code: str, message: str, *, param: str | None = None, retry: bool | None = None) -> None:
+    def __init__(
+        self, status: int, code: str, message: str, *, param: str | None = None, retry: bool | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
@@ -43,7 +45,7 @@ def shutting_down() -> ApiError:
 
 
 def not_completed(outcome: Outcome | None, code: str, message: str) -> ApiError:
-    """The answer to a request that ended without a picture. Work has begun, so the client is told not to send it again."""
+    """The answer to a request that ended without a picture. Work has begun, so the client is not to send it again."""
     match outcome:
         case Outcome.REJECTED:
             return ApiError(429, "rejected", message or "the policy does not admit this request now", retry=False)

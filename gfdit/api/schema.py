@@ -41,7 +41,9 @@ class Generation(BaseModel):
     true_cfg_scale: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
     class_: Annotated[str, Field(alias="class", min_length=1, max_length=100)] = "standard"
-    deadline_ms: Annotated[float, Field(gt=0, le=DAY_MS, allow_inf_nan=False, description="budget from now")] | None = None
+    deadline_ms: Annotated[float, Field(gt=0, le=DAY_MS, allow_inf_nan=False, description="budget from now")] | None = (
+        None
+    )
     priority: Annotated[int, Field(ge=-1_000_000, le=1_000_000, description="higher is sooner")] = 0
     tenant: Annotated[str, Field(max_length=200)] | None = None
     preemptible: bool = True
@@ -144,7 +146,9 @@ def _size(body: Generation, served: Served) -> tuple[int, int]:
         return served.default_width, served.default_height
     width, cross, height = body.size.partition("x")
     if not (cross and width.isascii() and width.isdigit() and height.isascii() and height.isdigit()):
-        raise ApiError(400, "invalid_size", f"`size` is `{body.size}`: give `auto` or `WxH`, like `128x128`", param="size")
+        raise ApiError(
+            400, "invalid_size", f"`size` is `{body.size}`: give `auto` or `WxH`, like `128x128`", param="size"
+        )
     for side in (int(width), int(height)):
         if side % served.multiple_of or side == 0:
             nearest = max(served.multiple_of, round(side / served.multiple_of) * served.multiple_of)
@@ -152,13 +156,15 @@ def _size(body: Generation, served: Served) -> tuple[int, int]:
             raise ApiError(400, "invalid_size", message, param="size")
         if not served.min_side <= side <= served.max_side:
             code = "size_too_large" if side > served.max_side else "invalid_size"
-            message = f"`size` is `{body.size}`: `{served.name}` makes {served.min_side} to {served.max_side} pixels a side"
+            message = (
+                f"`size` is `{body.size}`: `{served.name}` makes {served.min_side} to {served.max_side} pixels a side"
+            )
             raise ApiError(400, code, message, param="size")
     return int(width), int(height)
 
 
 def _inputs(body: Generation, served: Served) -> dict[str, Value]:
-    """What the model is given besides sizes, steps and seed. Guidance is either of the two scales, `true_cfg_scale` first."""
+    """What the model is given besides sizes, steps and seed. Of the two guidance scales `true_cfg_scale` wins."""
     inputs: dict[str, Value] = {"prompt": body.prompt}
     if body.negative_prompt:
         inputs["negative_prompt"] = body.negative_prompt

@@ -23,7 +23,9 @@ class HttpServer:
             self._socket = socket.create_server((host, port))
         except OSError as error:
             reason = error.strerror or str(error)
-            raise UsageError(f"cannot listen on {host}:{port}: {reason.lower()}", hint="choose another `--port`") from None
+            raise UsageError(
+                f"cannot listen on {host}:{port}: {reason.lower()}", hint="choose another `--port`"
+            ) from None
         self._host, self._port = host, self._socket.getsockname()[1]
         config = uvicorn.Config(
             create_app(service), log_level="warning", access_log=False, timeout_graceful_shutdown=round(STOP_S)
@@ -39,7 +41,9 @@ class HttpServer:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Let answers that are under way go out, then stop."""
         self._server.should_exit = True
         self._thread.join(2 * STOP_S)

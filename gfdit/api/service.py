@@ -71,7 +71,7 @@ class Pending(Protocol):
     def ended(self) -> bool: ...
 
     def wait_change(self, seen: int, timeout: float | None = None) -> int:
-        """Wait until the progress is newer than version `seen` (start with 0); returns its version, `seen` on a timeout."""
+        """Wait until the progress is newer than version `seen` (start with 0); returns its version, or `seen`."""
         ...
 
     def on_end(self, callback: Callable[[Pending], None]) -> None:

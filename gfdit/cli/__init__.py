@@ -1,1 +1,1 @@
-"""The command line: one module a command, imported when that command is used. The only place with typer, and with rich."""
+"""The command line: one module a command, imported when it is used. The only place with typer and rich."""

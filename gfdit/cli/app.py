@@ -3,8 +3,8 @@
     0    done, nothing found          2    the command line is wrong
     1    findings, or a bad input     70   an error of gfdit's own            130   interrupted
 
-A command `x` is the function `x` in `gfdit/cli/x.py`. Only the module of the command that runs is imported, and it imports what
-is heavy (torch, numpy, zmq, rich) inside the function, so that `gfdit check` answers at once.
+A command `x` is the function `x` in `gfdit/cli/x.py`. Only the module of the command that runs is imported, and
+it imports what is heavy (torch, numpy, zmq, rich) inside the function, so that `gfdit check` answers at once.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def gfdit(
-    version: bool = typer.Option(False, "--version", help="Print the version and exit.", callback=_show_version, is_eager=True),
+    version: bool = typer.Option(
+        False, "--version", help="Print the version and exit.", callback=_show_version, is_eager=True
+    ),
 ) -> None:
     """GPU parallelism for Diffusion Transformers as something to schedule."""
 

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType, TracebackType
 
 from rich.console import Console as Terminal
@@ -33,8 +32,8 @@ EXAMPLE = 'gfdit submit "a red circle on a blue background" --size 128x128 -o a.
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How a run shows itself. `plain`: lines instead of the full screen, None as the terminal allows. `json`: the summary as
-    one object on standard output, everything else on standard error."""
+    """How a run shows itself. `plain`: lines instead of the full screen, None as the terminal allows. `json`: the
+    summary as one object on standard output, everything else on standard error."""
 
     plain: bool | None = None
     ascii: bool = False
@@ -67,7 +66,9 @@ class Interrupts:
             self._before[number] = signal.signal(number, self._interrupted)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

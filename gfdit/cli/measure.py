@@ -17,7 +17,7 @@ import numpy as np
 
 from gfdit import __version__
 from gfdit.core.commands import RunTask
-from gfdit.core.cost import CostModel, Curve, Points, StageCost
+from gfdit.core.cost import X_OF, CostModel, Curve, Points, StageCost
 from gfdit.core.events import Event, TaskFailed, TaskFinished
 from gfdit.core.proposal import Fate, Limits, Place, Policy, Proposal, Verdict
 from gfdit.core.scheduler import Decision
@@ -34,7 +34,7 @@ X_OF_STAGE = {Stage.ENCODE: "one", Stage.PREPARE: "tokens", Stage.DECODE: "pixel
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Pixels a side. `held_out` ones are measured and not fitted. `steps` of each; the first is a warm-up, not counted."""
+    """Pixels a side. `held_out` ones are measured and not fitted. `steps` of each, the first not counted."""
 
     fitted: tuple[int, ...]
     held_out: tuple[int, ...]
@@ -68,7 +68,7 @@ class OneAtATime:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One task as it went. `busy_s`: compute; `handover_s`: moving state before it; `around_s`: the rest of its life."""
+    """One task as it went. `busy_s`: compute; `handover_s`: moving state before it; `around_s`: the rest."""
 
     task: RunTask
     busy_s: float
@@ -77,7 +77,7 @@ class Sample:
 
 
 class Stopwatch:
-    """An observer that keeps every task's times. Raises FleetError when a task fails: nothing can be learnt from that."""
+    """An observer that keeps every task's times. Raises FleetError when a task fails."""
 
     def __init__(self) -> None:
         self.samples: list[Sample] = []
@@ -100,7 +100,9 @@ class Stopwatch:
                 self._open[command.epoch] = (command, now)
 
 
-def requests_for(model: str, sizes: Sizes, degrees: Iterable[int], guided: bool, token: tuple[int, int]) -> list[Request]:
+def requests_for(
+    model: str, sizes: Sizes, degrees: Iterable[int], guided: bool, token: tuple[int, int]
+) -> list[Request]:
     """All that is to be measured, in order. `token`: height and width of a latent token in pixels."""
     requests: list[Request] = []
 
@@ -150,12 +152,18 @@ def cost_from(
     by_id = {request.id: request for request in requests}
     model = requests[0].model
     fitted = [sample for sample in samples if by_id[sample.task.request_id].width in sizes.fitted]
-    stages = {str(stage): StageCost(x, {1: _curve(_stage_points(fitted, by_id, stage, x))}) for stage, x in X_OF_STAGE.items()}
+    stages = {
+        str(stage): StageCost(x, {1: _curve(_stage_points(fitted, by_id, stage, x))}) for stage, x in X_OF_STAGE.items()
+    }
     steps = _steps(samples, by_id)
     for key in sorted({key for key, _ in steps}):
         degrees = sorted({degree for known, degree in steps if known == key})
-        stages[key] = StageCost("tokens", {degree: _curve(_fitted(steps[key, degree], by_id, sizes)) for degree in degrees})
-    single = [sample.around_s for sample in samples if sample.task.stage is Stage.DENOISE and len(sample.task.ranks) == 1]
+        stages[key] = StageCost(
+            "tokens", {degree: _curve(_fitted(steps[key, degree], by_id, sizes)) for degree in degrees}
+        )
+    single = [
+        sample.around_s for sample in samples if sample.task.stage is Stage.DENOISE and len(sample.task.ranks) == 1
+    ]
     moved = [sample.handover_s for sample in samples if sample.task.has_handover and sample.handover_s > 0]
     return CostModel(
         name=name,
@@ -189,8 +197,7 @@ def _fitted(steps: dict[str, float], by_id: dict[str, Request], sizes: Sizes) ->
 def _stage_points(
     samples: Sequence[Sample], by_id: dict[str, Request], stage: Stage, x: str
 ) -> list[tuple[float, float]]:
-    value = {"one": lambda request: 1, "tokens": lambda request: request.tokens, "pixels": lambda request: request.pixels}[x]
-    return [(value(by_id[s.task.request_id]), s.busy_s) for s in samples if s.task.stage is stage]
+    return [(X_OF[x](by_id[s.task.request_id]), s.busy_s) for s in samples if s.task.stage is stage]
 
 
 def _curve(points: Iterable[tuple[float, float]]) -> Points:
@@ -201,7 +208,9 @@ def _curve(points: Iterable[tuple[float, float]]) -> Points:
     return Points(tuple((float(x), round(median(at[x]), 7)) for x in sorted(at)))
 
 
-def _fit_error(stages: dict[str, StageCost], steps: Steps, by_id: dict[str, Request], sizes: Sizes) -> dict[str, object]:
+def _fit_error(
+    stages: dict[str, StageCost], steps: Steps, by_id: dict[str, Request], sizes: Sizes
+) -> dict[str, object]:
     """How far the table is off at sizes that are not in it: |table - measured| / measured."""
     errors = [
         abs(stages[key].degrees[degree].seconds(by_id[name].tokens) - seconds) / seconds
@@ -210,11 +219,19 @@ def _fit_error(stages: dict[str, StageCost], steps: Steps, by_id: dict[str, Requ
         if by_id[name].width in sizes.held_out
     ]
     held = [f"{side}x{side}" for side in sizes.held_out]
-    return {"held_out": held, "median": round(median(errors), 4), "max": round(max(errors), 4)} if errors else {"held_out": held}
+    return (
+        {"held_out": held, "median": round(median(errors), 4), "max": round(max(errors), 4)}
+        if errors
+        else {"held_out": held}
+    )
 
 
 def _in_order(stages: dict[str, StageCost]) -> list[str]:
-    order = [*map(str, (Stage.ENCODE, Stage.PREPARE, Stage.DENOISE)), "denoise_cfg", *map(str, (Stage.DECODE, Stage.FINALIZE))]
+    order = [
+        *map(str, (Stage.ENCODE, Stage.PREPARE, Stage.DENOISE)),
+        "denoise_cfg",
+        *map(str, (Stage.DECODE, Stage.FINALIZE)),
+    ]
     return [name for name in order if name in stages]
 
 

@@ -1,4 +1,4 @@
-"""From what was asked for to what can be started: the policy, the cost model, the model's folder, the device, the workload.
+"""From what was asked for to what can be started: policy, cost model, model folder, device, workload.
 
 All that can be wrong in files and flags is found here, before any worker starts.
 """
@@ -28,7 +28,7 @@ EMULATED_COST = "qwen-h20"
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """`requests`: of the workload, () without one. `model`: what people call it. `cost_from`: where the table came from."""
+    """`requests`: of the workload, () without one. `model`: what people call it. `cost_from`: why this table."""
 
     policy: CompiledPolicy
     cost: CostModel
@@ -71,7 +71,9 @@ def pick_device(asked: Device) -> Device:
         case Device.AUTO:
             return Device.CUDA if cuda_devices() else Device.CPU
         case Device.CUDA if not cuda_devices():
-            raise UsageError("`--device cuda`: torch sees no GPU on this machine", hint="use `--device cpu` or `emulated`")
+            raise UsageError(
+                "`--device cuda`: torch sees no GPU on this machine", hint="use `--device cpu` or `emulated`"
+            )
         case _:
             return asked
 

@@ -20,15 +20,19 @@ if TYPE_CHECKING:
 
 
 def profile(
-    model: Annotated[Path | None, typer.Option(help="Folder of a saved diffusers pipeline; default: the embedded one.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Folder of a saved diffusers pipeline; default: the embedded one.")
+    ] = None,
     device: Annotated[Device, typer.Option(help="What to measure on.")] = Device.AUTO,
-    workers: Annotated[str, typer.Option(metavar="auto|N", help="Measure groups of 1, 2, 4, ... up to this many.")] = "auto",
+    workers: Annotated[
+        str, typer.Option(metavar="auto|N", help="Measure groups of 1, 2, 4, ... up to this many.")
+    ] = "auto",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File; default: where `gfdit run` looks.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer sizes and steps.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the file's text, too.")] = False,
 ) -> None:
     """Measure the model on this machine and write the cost model that `gfdit run` uses from then on."""
-    from gfdit.cli.measure import FULL, QUICK, bootstrap, cost_from, requests_for
+    from gfdit.cli.measure import FULL, QUICK, OneAtATime, bootstrap, cost_from, requests_for
     from gfdit.cli.prepare import model_folder, model_name, pick_device, profile_path
     from gfdit.live.system import LiveConfig, default_workers, start_live
     from gfdit.runtime.costfile import cost_model_to_json
@@ -42,7 +46,7 @@ def profile(
     count = parse_workers(workers) or default_workers(str(picked))
     degrees = [1 << power for power in range(count.bit_length()) if 1 << power <= count]
     sizes = QUICK if quick else FULL
-    live = LiveConfig(_policy(), bootstrap(name, degrees, guided=True), str(picked), folder, count)
+    live = LiveConfig(OneAtATime(), bootstrap(name, degrees, guided=True), str(picked), folder, count)
     with start_live(live) as system:
         assert system.facts is not None
         token = (system.facts.token_height, system.facts.token_width)
@@ -57,12 +61,6 @@ def profile(
     else:
         _show(cost, name, requests, sizes)
     typer.echo(f"written to {path}", err=json_)
-
-
-def _policy():  # type: ignore[no-untyped-def]
-    from gfdit.cli.measure import OneAtATime
-
-    return OneAtATime()
 
 
 def _measure(system: LiveSystem, requests: Sequence[Request]) -> Stopwatch:
@@ -112,4 +110,6 @@ def _show(cost: CostModel, model: str, requests: Sequence[Request], sizes: Sizes
         table.add_row(f"{side}x{side}", "yes" if cfg else "no", *times)
     console = Console(highlight=False)
     console.print(table)
-    console.print(f"dispatch {human_s(cost.dispatch_s)}, reshard {human_s(cost.reshard_s)}, fit {cost.extra['fit_error']}")
+    console.print(
+        f"dispatch {human_s(cost.dispatch_s)}, reshard {human_s(cost.reshard_s)}, fit {cost.extra['fit_error']}"
+    )

@@ -28,13 +28,17 @@ def replay(
     finally:
         reader.close()
     if json_:
-        print(json.dumps({"journal": str(journal), "ticks": ticks, "equal": not differences, "differences": differences}))
+        print(
+            json.dumps({"journal": str(journal), "ticks": ticks, "equal": not differences, "differences": differences})
+        )
     else:
         for difference in differences[:SHOWN]:
             print(difference)
         if len(differences) > SHOWN:
             print(f"... and {len(differences) - SHOWN} more")
-        verdict = f"{len(differences)} of {ticks} decisions differ" if differences else f"all {ticks} decisions are equal"
+        verdict = (
+            f"{len(differences)} of {ticks} decisions differ" if differences else f"all {ticks} decisions are equal"
+        )
         print(f"{journal}: {verdict}")
     if differences:
         raise typer.Exit(1)

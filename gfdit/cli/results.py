@@ -22,8 +22,8 @@ Figures = Mapping[str, object]
 
 
 class Pictures:
-    """Writes `<folder>/<id>.png` when a request has completed; `problems` says which could not be written. Ids become safe
-    file names, so no request can write outside the folder."""
+    """Writes `<folder>/<id>.png` when a request has completed; `problems`: those that could not be written. Ids
+    become safe file names, so that no request can write outside the folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -13,21 +13,30 @@ from gfdit.config import DEFAULT_HOST, DEFAULT_PORT, Device, RunConfig, parse_wo
 
 def run(
     policy: Annotated[str, typer.Option("--policy", "-p", help="A .pol or .py file, or a shipped policy's name.")],
-    workload: Annotated[Path | None, typer.Option(help="Serve this workload file, then stop. Without it: serve HTTP.")] = None,
+    workload: Annotated[
+        Path | None, typer.Option(help="Serve this workload file, then stop. Without it: serve HTTP.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for pictures, journal, report and summary.")] = Path("out"),
     workers: Annotated[str, typer.Option(metavar="auto|N", help="How many workers, one a rank.")] = "auto",
     device: Annotated[Device, typer.Option(help="What they compute on.")] = Device.AUTO,
-    model: Annotated[Path | None, typer.Option(help="Folder of a saved diffusers pipeline; default: the embedded one.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Folder of a saved diffusers pipeline; default: the embedded one.")
+    ] = None,
     cost: Annotated[str | None, typer.Option(help="Cost model: a file or a shipped name.")] = None,
     time_scale: Annotated[float, typer.Option(help="Seconds of the table in one of ours (emulated devices).")] = 1.0,
     host: Annotated[str, typer.Option(help="Address to serve HTTP on.")] = DEFAULT_HOST,
     port: Annotated[int, typer.Option(help="Port to serve HTTP on; 0 takes a free one.")] = DEFAULT_PORT,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="PARAM=VALUE", help="A value for a policy param.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="PARAM=VALUE", help="A value for a policy param.")
+    ] = None,
     console: Annotated[
-        bool | None, typer.Option("--console/--no-console", help="Full screen or plain lines; default: as the terminal allows.")
+        bool | None,
+        typer.Option("--console/--no-console", help="Full screen or plain lines; default: as the terminal allows."),
     ] = None,
     ascii_: Annotated[bool, typer.Option("--ascii", help="Draw the console with ASCII characters only.")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="Print the summary as JSON, everything else on stderr.")] = False,
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print the summary as JSON, everything else on stderr.")
+    ] = False,
 ) -> None:
     """Start workers and serve requests under a policy, resizing groups between denoising steps."""
     config = RunConfig(

@@ -65,4 +65,3 @@ class LiveService:
 
     def cancel(self, request_id: str) -> None:
         self._system.cancel(request_id)
-

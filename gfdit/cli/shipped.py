@@ -1,4 +1,4 @@
-"""Finds data files that come with gfdit by bare name: in the package, or, in a checkout, beside it. Any path wins over a name."""
+"""Finds data files that come with gfdit by bare name: in the package, or beside it in a checkout. A path wins."""
 
 from __future__ import annotations
 

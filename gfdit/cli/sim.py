@@ -24,7 +24,9 @@ def sim(
     gpus_per_node: Annotated[int, typer.Option(min=1, help="Ranks of a node.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
     noise: Annotated[float, typer.Option(min=0.0, max=2.0, help="Relative sigma of task durations.")] = 0.0,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="PARAM=VALUE", help="A value for a policy param.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="PARAM=VALUE", help="A value for a policy param.")
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
     report: Annotated[Path | None, typer.Option(help="Write a one-page HTML report.")] = None,
     journal: Annotated[Path | None, typer.Option(help="Keep the journal (`gfdit replay` reads it).")] = None,
@@ -69,7 +71,12 @@ def sim(
 
         def observers(scheduler: Scheduler) -> list[Journal | _Bar]:
             if kept is not None:
-                about = {"gfdit": __version__, "device": "simulated", "workload": path.name, "seed": seed}
+                about: dict[str, str | int | float | None] = {
+                    "gfdit": __version__,
+                    "device": "simulated",
+                    "workload": path.name,
+                    "seed": seed,
+                }
                 recipe = recipe_of(load_policy(policy, params), params, config.cost, gpus, gpus_per_node, None, about)
                 journals.append(Journal(kept, recipe.to_json(), scheduler))
             return [*journals, bar]

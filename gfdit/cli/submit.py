@@ -26,12 +26,18 @@ MAX_LINE = 64 << 20
 def submit(
     prompt: Annotated[str, typer.Argument(help="What to draw.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="File for the picture.")],
-    size: Annotated[str | None, typer.Option(metavar="WxH", help="Width x height in pixels; default: the model's.")] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="WxH", help="Width x height in pixels; default: the model's.")
+    ] = None,
     url: Annotated[str | None, typer.Option(help="The server; default: GFDIT_URL, or http://127.0.0.1:8000.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same picture.")] = None,
-    class_: Annotated[str | None, typer.Option("--class", help="Class of service, such as interactive or batch.")] = None,
-    deadline: Annotated[float | None, typer.Option(metavar="SECONDS", help="When it should be there, from now.")] = None,
+    class_: Annotated[
+        str | None, typer.Option("--class", help="Class of service, such as interactive or batch.")
+    ] = None,
+    deadline: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="When it should be there, from now.")
+    ] = None,
     priority: Annotated[int | None, typer.Option(help="Higher is sooner.")] = None,
     model: Annotated[str | None, typer.Option(help="Which of the server's models.")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What not to draw.")] = None,
@@ -77,7 +83,7 @@ def _how_it_went(how: dict[str, Any]) -> str:
 
 
 def _wait(url: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Send, show the steps as they are done, and return the completed event. Raises GfditError with the server's words."""
+    """Send, show the steps, and return the completed event. Raises GfditError with the server's words."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -118,7 +124,9 @@ def _post(connection: http.client.HTTPConnection, url: str, body: dict[str, Any]
         )
         response = connection.getresponse()
     except (OSError, http.client.HTTPException) as error:
-        raise GfditError(f"cannot reach {url}: {error}", hint="start a server with `gfdit run --policy slo.pol`") from None
+        raise GfditError(
+            f"cannot reach {url}: {error}", hint="start a server with `gfdit run --policy slo.pol`"
+        ) from None
     if response.status != 200:
         text = response.read(1 << 20)
         try:

@@ -14,7 +14,8 @@ class RunTask:
 
     `sources`: ranks that hold the newest state when the group differs from the holders, else (). The task begins with a
     hand-over in which those that lack the state get it. Ranks carry out what they are sent in order, so a source may
-    already have its next task behind the hand-over. `restore`: no rank holds the state; it comes from the checkpoint
+    already have its next task behind the hand-over. `steps_total`: steps of the whole trajectory, fewer than the client
+    asked for when admission degraded it. `restore`: no rank holds the state; it comes from the checkpoint
     kept outside the workers.
     """
 
@@ -25,6 +26,7 @@ class RunTask:
     steps: int
     ranks: tuple[int, ...]
     parallel: Parallel
+    steps_total: int
     sources: tuple[int, ...] = ()
     restore: bool = False
 

@@ -1,4 +1,5 @@
-"""What work costs: seconds by model, stage, degree and size, as data (format `gfdit-cost/1`, read in runtime/costfile.py).
+"""What work costs: seconds by model, stage, degree and size, as data (format `gfdit-cost/1`, read in
+runtime/costfile.py).
 
 The same object feeds the scheduler's estimates, the simulator's durations and emulated workers.
 """
@@ -52,7 +53,8 @@ X_OF: dict[str, Callable[[Request], int]] = {
 
 @dataclass(frozen=True, slots=True)
 class StageCost:
-    """`x`: what the curves read (tokens, text_tokens, steps, pixels, one). A stage known for degree 1 alone runs on one rank."""
+    """`x`: what the curves read (tokens, text_tokens, steps, pixels, one). A stage known for degree 1 alone runs on
+    one rank."""
 
     x: str
     degrees: Mapping[int, Curve]
@@ -84,7 +86,8 @@ class CostModel:
         return tuple(sorted(self._model(model)[Stage.DENOISE].degrees))
 
     def seconds(self, request: Request, stage: Stage, degree: int) -> float:
-        """One task (one step, for `denoise`) of `request` on a group of `degree`. Raises CostModelError for a missing cost."""
+        """One task (one step, for `denoise`) of `request` on a group of `degree`. Raises CostModelError for a missing
+        cost."""
         stages = self._model(request.model)
         key = "denoise_cfg" if stage is Stage.DENOISE and request.cfg and "denoise_cfg" in stages else str(stage)
         cost = stages.get(key)

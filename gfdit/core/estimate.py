@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gfdit.core.cost import CostModel
-from gfdit.core.view import F8, STAGE_CODE
+from gfdit.core.view import F8, I8, STAGE_CODE
 from gfdit.core.work import SINGLE_RANK_STAGES, STAGES, Request, Stage
 
 CORRECTION_GAIN = 0.2  # weight of the newest measured step
@@ -84,7 +84,7 @@ class Estimator:
         if abs(seconds / table - known) > CORRECTION_DEADBAND * known:
             self.correction[code, column] = known + CORRECTION_GAIN * (seconds / table - known)
 
-    def correct(self, model_codes: np.ndarray, step_s: F8) -> F8:
+    def correct(self, model_codes: I8, step_s: F8) -> F8:
         """Step times [N, D] with what was learnt applied; the input itself when nothing was."""
         if self.correction.size == 0 or bool((self.correction == 1.0).all()):
             return step_s

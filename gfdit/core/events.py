@@ -1,7 +1,7 @@
 """What happened, in the past tense. The scheduler learns of the world through these and nothing else.
 
-A `Fleet` guarantees exactly one `TaskFinished` or `TaskFailed` for every `RunTask` it was sent, and none for epochs it was
-not; stale epochs are ignored and counted. All times are nanoseconds of the driver's clock.
+A `Fleet` guarantees exactly one `TaskFinished` or `TaskFailed` for every `RunTask` it was sent, and none for epochs
+it was not; stale epochs are ignored and counted. All times are nanoseconds of the driver's clock.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which ranks make a group: keep what it has, stay inside a node, and leave wide aligned blocks whole for others.
 
-Aligned (buddy) blocks: the ranks of a node in blocks of 1, 2, 4, 8. A group taken from the block whose neighbours are busiest
-leaves the most room for wide groups later.
+Aligned (buddy) blocks: the ranks of a node in blocks of 1, 2, 4, 8. A group taken from the block whose neighbours are
+busiest leaves the most room for wide groups later.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def choose_ranks(
 
 
 def _grown(degree: int, idle: Set[int], kept: list[int], topology: Topology) -> tuple[int, ...]:
-    """`kept` and the nearest idle ranks: same node first, then the smallest aligned block shared with the first rank."""
+    """`kept` and the nearest idle ranks: same node first, then the smallest aligned block shared with the first
+    rank."""
     lead = kept[0]
     others = sorted(
         (rank for rank in idle if rank not in kept),
@@ -53,7 +54,8 @@ def _fresh(degree: int, idle: Set[int], topology: Topology, *, spread: bool) -> 
 
 
 def _aligned_block(degree: int, ranks: list[int], idle: Set[int]) -> tuple[int, ...]:
-    """The idle aligned block of `degree` ranks whose twin block is busiest; the last of equals; () when there is none."""
+    """The idle aligned block of `degree` ranks whose twin block is busiest; the last of equals; () when there is
+    none."""
     best: tuple[int, int] | None = None
     starts = {rank - rank % degree for rank in ranks}
     for start in starts:

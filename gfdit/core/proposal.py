@@ -1,6 +1,7 @@
 """What a policy asks for. The scheduler checks, places and keeps the books; a proposal changes nothing by itself.
 
-Rows are indices into the view the proposal answers. `Because` names the clause that decided, so that `explain` can quote it.
+Rows are indices into the view the proposal answers. `Because` names the clause that decided, so that `explain` can
+quote it.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ class Verdict:
 
 
 class Prefer(StrEnum):
-    """How ranks are picked, in the order the policy lists them; `LAST_GPUS` (keep what it has) comes first by default."""
+    """How ranks are picked, in the order the policy lists them; `LAST_GPUS` (keep what it has) comes first by
+    default."""
 
     LAST_GPUS = "last_gpus"
     SAME_NODE = "same_node"

@@ -1,6 +1,7 @@
 """The scheduler: `observe(event)` and `tick(now) -> Decision`. No I/O, no clock, no randomness, no callbacks.
 
-A policy proposes over a frozen view; this module checks, picks ranks, commits and keeps the books. Its promises, checked by
+A policy proposes over a frozen view; this module checks, picks ranks, commits and keeps the books. Its promises,
+checked by
 `invariants.check`: a rank works for one task at most; every task belongs to one trajectory; every request ends once.
 """
 
@@ -446,6 +447,7 @@ class Scheduler:
                 heads=facts.heads if facts else len(ranks),
                 cfg_branches=2 if facts and facts.cfg_parallel and t.request.cfg else 1,
             ),
+            steps_total=t.steps_total,
             sources=t.holders if t.started and regrouped else (),
             restore=t.started and not t.holders,
         )

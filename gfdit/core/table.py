@@ -1,7 +1,7 @@
 """The scheduler's columns: one row a live request, one array an attribute, frozen into a `View` on each tick.
 
-Rows are recycled; `order` keeps the live ones by (arrival, id). Arrays are stored attribute-major so that freezing is one
-gather for all float columns, one for all integer columns, and one for each cost table.
+Rows are recycled; `order` keeps the live ones by (arrival, id). Arrays are stored attribute-major so that freezing is
+one gather for all float columns, one for all integer columns, and one for each cost table.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 from gfdit.core.estimate import Estimator
 from gfdit.core.trajectory import Trajectory
-from gfdit.core.view import STAGE_CODE, STATE_CODE, Reservation, View
+from gfdit.core.view import I8, STAGE_CODE, STATE_CODE, Reservation, View
 from gfdit.core.work import Stage
 from gfdit.units import to_s
 
@@ -67,7 +67,7 @@ class Table:
         self._free_slots: list[int] = []
         self._capacity = 0
         self._order: list[tuple[int, str, int]] = []  # (arrival_ns, id, slot)
-        self._slots: np.ndarray | None = None
+        self._slots: I8 | None = None
         self._ids: tuple[str, ...] = ()
         self._names = {kind: Names() for kind in ("class", "tag", "tenant")}
         self._model_names = Names()
@@ -105,7 +105,7 @@ class Table:
         code = self._estimator.model_code(request.model)
         assert self._model_names.code(request.model) == code
         i[_I["model"]] = code
-        i[_I["tag"]] = self._names["tag"].code(request.tag)
+        i[_I["tag"]] = self._names["tag"].code(request.tag or request.class_name)
         i[_I["tenant"]] = self._names["tenant"].code(request.tenant)
         i[_I["last_sp"]] = 0
         self._step[slot] = t.cost.step_s

@@ -14,8 +14,8 @@ from gfdit.core.work import Request, Stage
 class Trajectory:
     """Mutable, owned by the scheduler alone. `steps_total` may be fewer than asked (degraded at admission).
 
-    `holders`: live ranks that hold the state after the last finished task, in group order. `group`: the ranks of the latest
-    task, kept after a pause as a preference.
+    `holders`: live ranks that hold the state after the last finished task, in group order. `group`: the ranks of the
+    latest task, kept after a pause as a preference.
     """
 
     request: Request

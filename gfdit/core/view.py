@@ -35,7 +35,8 @@ class Reservation:
 class View:
     """N rows, D degrees. All arrays are read-only.
 
-    `free` counts the ranks this tick may hand out: idle ones and those of `READY` rows (a ready row keeps nothing by right).
+    `free` counts the ranks this tick may hand out: idle ones and those of `READY` rows (a ready row keeps nothing by
+    right).
     `plannable` rows are `WAITING | READY | PAUSED`; `RUNNING` rows are mid-task and can only be capped; `new` rows are
     `ARRIVED | DEFERRED` and await admission.
     """

@@ -56,10 +56,12 @@ from gfdit.wire.messages import (
     ToController,
     ToWorker,
     Unfit,
+    Value,
 )
 from gfdit.wire.session import PeerSession
 from gfdit.worker.main import WorkerSpec
 
+STEP_INPUTS = ("num_inference_steps", "steps")  # a pipeline's word for it, and an emulated device's
 MAX_BATCH = 1024  # messages taken in one go: a flood must not keep the loop from its other duties
 MOST_WAIT_S = 60.0
 STARTING_PATIENCE = 10  # a worker that loads its model may be silent this many times longer than a ready one
@@ -316,11 +318,16 @@ class ZmqFleet:
             sources=sources,
             parallel=(command.parallel.cfg, command.parallel.ulysses, command.parallel.ring),
             endpoints=endpoints,
-            inputs=kept.inputs if kept.cold is None else {},
+            inputs=self._inputs(kept, command.steps_total) if kept.cold is None else {},
             restore=restore,
         )
         for rank in participants:
             self._dispatch(rank, run)
+
+    @staticmethod
+    def _inputs(kept: Checkpoint, steps_total: int) -> dict[str, Value]:
+        """What the client sent, with the number of steps that admission settled on."""
+        return {name: steps_total if name in STEP_INPUTS else value for name, value in kept.inputs.items()}
 
     def _state_for(self, command: RunTask, kept: Checkpoint) -> tuple[tuple[int, ...], bytes | None]:
         """Where the members get the newest state: (ranks that give it, bytes from here); both empty when all hold it.

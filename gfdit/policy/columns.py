@@ -180,10 +180,8 @@ def symbols(frame: Frame, name: str) -> tuple[I8, tuple[str, ...]]:
             return view.class_code[rows], view.names["class"]
         case "stage":
             return view.stage[rows], tuple(STAGES)
-        case "tag":  # a client that gives no tag has named its class of service by `class`
-            tags = view.names["tag"]
-            untagged = np.array([tag == "" for tag in tags], dtype=bool)[view.tag[rows]]
-            return np.where(untagged, len(tags) + view.class_code[rows], view.tag[rows]), tags + view.names["class"]
+        case "tag":
+            return view.tag[rows], view.names["tag"]
         case "model":
             return view.model[rows], view.names["model"]
         case "tenant":

@@ -97,7 +97,7 @@ _ATTRIBUTES = (
     _system("now", INSTANT, "time of this tick"),
     _system("gpus", GPUS, "GPUs in the cluster"),
     _system("free", GPUS, "GPUs that this tick may hand out"),
-    _system("load", DUR, "work left in all requests over all GPUs: how long the cluster is busy without new arrivals"),
+    _system("load", NUM, "work that has a deadline over what the GPUs can do by then; above 100 % some will be late"),
 )
 
 _DEGREES = (

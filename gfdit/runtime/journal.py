@@ -33,7 +33,8 @@ class Journal:
         self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
         self._db.execute(
-            "CREATE TABLE records (seq INTEGER PRIMARY KEY, at INTEGER NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL)"
+            "CREATE TABLE records (seq INTEGER PRIMARY KEY, at INTEGER NOT NULL, kind TEXT NOT NULL, "
+            "body TEXT NOT NULL)"
         )
         rows = [(key, json.dumps(value)) for key, value in {"format": FORMAT, **header}.items()]
         self._db.executemany("INSERT INTO meta VALUES (?, ?)", rows)

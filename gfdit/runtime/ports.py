@@ -22,8 +22,8 @@ class Clock(Protocol):
 class Fleet(Protocol):
     """The workers and the clients, as one source of events and one sink of commands.
 
-    Promises: one `TaskFinished` or `TaskFailed` for each `RunTask` sent; `WorkerLost` before the `TaskFailed`s it causes;
-    events in the order they happened, `at` never decreasing.
+    Promises: one `TaskFinished` or `TaskFailed` for each `RunTask` sent; `WorkerLost` before the `TaskFailed`s it
+    causes; events in the order they happened, `at` never decreasing.
     """
 
     def send(self, commands: Sequence[Command]) -> None:
@@ -38,7 +38,8 @@ class Fleet(Protocol):
         ...
 
     def tick_took(self, seconds: float, limit: float | None) -> None:
-        """How long the last tick took; a live fleet turns an overrun into an event, a simulated one has no such clock."""
+        """How long the last tick took; a live fleet turns an overrun into an event, a simulated one has no such
+        clock."""
         ...
 
     @property

@@ -1,6 +1,6 @@
 """What a scheduler is made from, as JSON: the header of a journal, from which a replay makes an equal scheduler.
 
-Everything is inside (the policy's text and its fallbacks', the cost table, the models' facts), so a journal replays anywhere.
+Everything is inside (the texts of the policy and its fallbacks, the cost table, the models' facts).
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class PolicyText:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """`policies`: the policy and its fallbacks, first to last; `params` are the first one's, as text. `cost`: the table as
-    JSON text. `models` None: as the cost model alone describes them."""
+    """`policies`: the policy and its fallbacks, first to last; `params` are the first one's, as text. `cost`: the table
+    as JSON text. `models` None: as the cost model describes them. `about`: for people (device, workload, seed)."""
 
     policies: tuple[PolicyText, ...]
     params: Mapping[str, str]
@@ -42,7 +42,7 @@ class Recipe:
     gpus: int
     gpus_per_node: int = 8
     models: Mapping[str, ModelFacts] | None = None
-    about: Mapping[str, str | int | float | None] = field(default_factory=dict)  # for people: device, workload, seed, version
+    about: Mapping[str, str | int | float | None] = field(default_factory=dict)
 
     def scheduler(self) -> Scheduler:
         """A fresh one. Raises PolicyError or CostModelError for texts that this version does not take any more."""
@@ -66,7 +66,9 @@ _ADAPTER = TypeAdapter(Recipe)
 def recipe_from_json(header: Mapping[str, object]) -> Recipe:
     """From a journal's header. Raises JournalError."""
     if "recipe" not in header:
-        raise JournalError("the journal does not say what its scheduler was made from", hint="it is not from `gfdit run` or `sim`")
+        raise JournalError(
+            "the journal does not say what its scheduler was made from", hint="it is not from `gfdit run` or `sim`"
+        )
     try:
         return _ADAPTER.validate_python(header["recipe"])
     except ValidationError as error:

@@ -1,4 +1,5 @@
-"""Figures of a run, live or simulated, gathered by looking on: who was on time, how long it took, how often groups changed."""
+"""Figures of a run, live or simulated, gathered by looking on: who was on time, how long it took, how often groups
+changed."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ class Ended:
 
 
 class Summary:
-    """An observer. Latency figures cover completed requests; a request that is rejected or unfinished counts as a miss."""
+    """An observer. Latency figures cover completed requests; a request that is rejected or unfinished counts as a
+    miss."""
 
     def __init__(self, gpus: int) -> None:
         self.gpus = gpus

@@ -44,7 +44,8 @@ _FIELDS = sorted("class" if name == "class_" else name for name in _Line.model_f
 
 
 def parse_workload(lines: Iterable[str], where: str, tokens_of: TokensOf | None = None) -> list[Request]:
-    """Requests by (arrival, id). `tokens_of` fills in missing token counts. Raises WorkloadError: line, field, value, fix."""
+    """Requests by (arrival, id). `tokens_of` fills in missing token counts. Raises WorkloadError: line, field, value,
+    fix."""
     requests: dict[str, Request] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():

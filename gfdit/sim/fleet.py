@@ -1,7 +1,7 @@
 """A fleet whose workers are entries in a heap: durations come from the cost model, time from the next event.
 
-It keeps the promises of `runtime.ports.Fleet` and the order rules of a real one: ranks carry out tasks in the order they were
-sent; a hand-over occupies the union of both groups before the compute of the new one begins.
+It keeps the promises of `runtime.ports.Fleet` and the order rules of a real one: ranks carry out tasks in the order
+they were sent; a hand-over occupies the union of both groups before the compute of the new one begins.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class VirtualClock:
 
 
 class SimFleet:
-    """`gpus` ranks that join at time 0, and a workload that arrives. `noise`: relative sigma of task durations (lognormal)."""
+    """`gpus` ranks that join at time 0, and a workload that arrives. `noise`: relative sigma of task durations
+    (lognormal)."""
 
     def __init__(
         self,

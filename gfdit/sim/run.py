@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SimConfig:
-    """What is simulated. `noise`: relative sigma of durations; `check`: verify the scheduler's invariants on every tick."""
+    """What is simulated. `noise`: relative sigma of durations; `check`: verify the scheduler's invariants on every
+    tick."""
 
     policy: Policy
     requests: Sequence[Request]
@@ -57,8 +58,8 @@ def simulate(
 ) -> SimOutcome:
     """Run it to the end. Equal config, equal result, byte for byte (but for the tick times, which are measured).
 
-    `observers` may be a function of the scheduler, for those that need to look at it. Raises CostModelError for a cost that
-    the workload needs and the model lacks, InvariantError with `check`.
+    `observers` may be a function of the scheduler, for those that need to look at it. Raises CostModelError for a
+    cost that the workload needs and the model lacks, InvariantError with `check`.
     """
     scheduler = build_scheduler(config.policy, config.cost, config.gpus, config.gpus_per_node)
     for request in config.requests:  # a missing cost is an error before anything starts

@@ -39,7 +39,7 @@ class Teller:
     ) -> RunTask:
         self._epoch += 1
         self._open[request_id] = self._epoch
-        return RunTask(self._epoch, request_id, stage, step, 1, ranks, Parallel(ulysses=len(ranks)), sources)
+        return RunTask(self._epoch, request_id, stage, step, 1, ranks, Parallel(ulysses=len(ranks)), 4, sources)
 
     def finished(self, at_s: float, request_id: str, busy_s: float, handover_s: float = 0.0) -> TaskFinished:
         return TaskFinished(to_ns(at_s), self._open.pop(request_id), to_ns(busy_s), to_ns(handover_s))

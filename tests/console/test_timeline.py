@@ -97,7 +97,7 @@ def test_a_task_behind_a_handover_begins_when_the_handover_is_over() -> None:
     def task(
         epoch: int, request_id: str, ranks: tuple[int, ...], sources: tuple[int, ...], busy: float, moved: float
     ) -> Task:
-        command = RunTask(epoch, request_id, Stage.DENOISE, 1, 1, ranks, Parallel(), sources)
+        command = RunTask(epoch, request_id, Stage.DENOISE, 1, 1, ranks, Parallel(), 4, sources)
         return Task(command, 0, to_ns(busy + moved), to_ns(busy), to_ns(moved))
 
     timeline.tasks = [task(1, "x", (1,), (0,), 2.0, 1.0), task(2, "y", (0,), (), 1.5, 0.0)]

@@ -1,4 +1,5 @@
-"""The scheduler against simulated worlds: sound books under any policy, every request ends once, failures lose no step."""
+"""The scheduler against simulated worlds: sound books under any policy, every request ends once, failures lose no
+step."""
 
 from __future__ import annotations
 

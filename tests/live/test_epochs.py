@@ -14,7 +14,7 @@ from gfdit.wire.messages import Code, TaskDone, TaskFailed
 
 
 def task(*ranks: int, sources: tuple[int, ...] = ()) -> RunTask:
-    return RunTask(7, "a", Stage.DENOISE, 0, 1, ranks, Parallel(1, len(ranks), 1), sources)
+    return RunTask(7, "a", Stage.DENOISE, 0, 1, ranks, Parallel(1, len(ranks), 1), 4, sources)
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations((0, 1, 2))))

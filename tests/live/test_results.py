@@ -13,7 +13,7 @@ REQUEST = Request("a", "m", "c", 0, 64, 64, 4, 16)
 
 
 def task(epoch: int, stage: Stage, *ranks: int, step: int = 0) -> RunTask:
-    return RunTask(epoch, "a", stage, step, 1, ranks, Parallel(1, len(ranks), 1))
+    return RunTask(epoch, "a", stage, step, 1, ranks, Parallel(1, len(ranks), 1), 4)
 
 
 def decided(*commands: RunTask, moves: tuple[Move, ...] = ()) -> Decision:

@@ -29,7 +29,8 @@ def is_single(view: View, row: int) -> bool:
 
 
 class EdfBestFit(AdmitAll):
-    """Deadline, priority, arrival; the smallest degree that is on time, else the earliest finish; surplus to the most urgent."""
+    """Deadline, priority, arrival; the smallest degree that is on time, else the earliest finish; surplus to the most
+    urgent."""
 
     name = "edf_literal"
 

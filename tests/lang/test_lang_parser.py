@@ -61,7 +61,10 @@ def test_spans_cover_the_text_of_their_node() -> None:
     [
         ("order by", ["p:2:9: error[P002]: unexpected end of the policy"]),
         ("ordr by arrival", ["p:2:1: error[P001]: unexpected `ordr` (did you mean `order`?)"]),
-        ("guard a: slack < else alert", ["p:2:18: error[P001]: unexpected `else` (`else` is a word of the language and cannot be a name)"]),
+        (
+            "guard a: slack < else alert",
+            ["p:2:18: error[P001]: unexpected `else` (`else` is a word of the language and cannot be a name)"],
+        ),
         ("order by a,\nstage x { sp fixed 1 gpu }", ["p:3:1: error[P001]: unexpected `stage`"]),
         ("order by $", ["p:2:10: error[P002]: unexpected character `$`"]),
         (
