@@ -126,7 +126,8 @@ class CompiledPreempt:
         self._bucket = Bucket(preempt.limit, preempt.per)
 
     def run(self, draft: Draft, order: I8, claims: Claims) -> None:
-        winners = [row for row in order.tolist() if row not in draft.places]
+        # whoever triage set aside is served from what is left: nobody gives ranks up for a request that is lost
+        winners = [row for row in order.tolist() if row not in draft.places and row not in draft.aside]
         if not winners:
             return
         rows = np.array(winners)

@@ -59,7 +59,9 @@ class JournalReader:
         if not path.is_file():
             raise JournalError(f"no journal at `{path}`", hint="`gfdit run --out DIR` writes DIR/journal.sqlite")
         try:
-            self._db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+            # a closed journal is one file and stays so: without `immutable` a reader leaves -wal and -shm beside it
+            closed = not path.with_name(path.name + "-wal").exists()
+            self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro{'&immutable=1' * closed}", uri=True)
             self.meta = {key: json.loads(value) for key, value in self._db.execute("SELECT key, value FROM meta")}
         except (sqlite3.DatabaseError, json.JSONDecodeError) as error:
             raise JournalError(f"`{path}` is not a gfdit journal: {error}") from None

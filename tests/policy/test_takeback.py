@@ -49,6 +49,16 @@ def test_a_running_victim_is_capped_and_its_ranks_are_reserved() -> None:
     assert cap.because is not None and cap.because.clause == "preempt" and cap.because.line == 4
 
 
+def test_nobody_gives_way_for_a_request_that_triage_set_aside() -> None:
+    lost = Actor(
+        "lost", arrival_s=90.0, stage=Stage.DENOISE, class_name="ui", tag="ui", preemptible=False, deadline_s=100.001
+    )
+    world = World(gpus=4, now_s=100.0).add([batch("b", 4), lost])
+    assert caps(preempting(), world) == {"b": 0}
+    aside = policy(*CLASSES, TAKE, "triage by deadline shed most gpu_time then last", denoise=WIDE)
+    assert caps(aside, world) == {}
+
+
 def test_shrinking_comes_before_pausing_and_is_enough_where_it_can_be() -> None:
     two = "stage denoise { sp in {2} gpu smallest }"
     world = World(gpus=8, now_s=100.0).add([batch("b1", 4, 50), batch("b2", 4, 40), ui("u")])

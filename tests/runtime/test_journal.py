@@ -35,6 +35,8 @@ def test_replaying_a_journal_gives_equal_decisions(tmp_path: Path) -> None:
     assert reader.meta["seed"] == 5
     ticks, differences = replay(reader, build_scheduler(EdfBestFit(), make_cost(), 4))
     assert ticks > 100 and differences == []
+    reader.close()
+    assert [p.name for p in tmp_path.iterdir()] == ["journal.sqlite"]
 
 
 def test_a_changed_event_shows_as_the_first_tick_that_differs(tmp_path: Path) -> None:
