@@ -62,9 +62,15 @@ TRANSITIONS: dict[tuple[State, Trigger], State] = {
 }
 
 
-def advance(state: State, trigger: Trigger, *, request_id: str, story: str = "") -> State:
+History = list[tuple[int, Trigger]]  # (time in ns, what happened), the latest last
+
+
+def advance(state: State, trigger: Trigger, *, request_id: str, history: History) -> State:
     """The state after `trigger`. Raises TransitionError, with the request's story, when the table has no such entry."""
     after = TRANSITIONS.get((state, trigger))
     if after is None:
-        raise TransitionError(f"request `{request_id}` is {state}: it cannot {trigger}", hint=story or None)
+        story = ", ".join(f"{word} at {at} ns" for at, word in history[-6:])
+        raise TransitionError(
+            f"request `{request_id}` is {state}: it cannot {trigger}", hint=f"so far: {story}" if story else None
+        )
     return after

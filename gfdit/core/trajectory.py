@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gfdit.core.estimate import RequestCost
-from gfdit.core.lifecycle import State, Trigger, advance
+from gfdit.core.lifecycle import History, State, Trigger, advance
 from gfdit.core.proposal import Because, WaitReason
 from gfdit.core.work import Request, Stage
+
+
+HISTORY_KEPT = 32  # transitions that an error message or a snapshot may want to tell
 
 
 @dataclass(slots=True)
@@ -39,7 +42,7 @@ class Trajectory:
     cap: int | None = None
     wait_reason: WaitReason | None = None
     because: Because | None = None
-    history: list[tuple[int, Trigger]] = field(default_factory=list)
+    history: History = field(default_factory=list)
 
     @property
     def stage(self) -> Stage:
@@ -50,10 +53,10 @@ class Trajectory:
         return self.steps_total - self.steps_done
 
     def advance(self, trigger: Trigger, now: int) -> None:
-        story = ", ".join(f"{word}@{at}" for at, word in self.history[-6:])
-        self.state = advance(self.state, trigger, request_id=self.request.id, story=story)
+        self.state = advance(self.state, trigger, request_id=self.request.id, history=self.history)
         self.history.append((now, trigger))
-        del self.history[:-32]
+        if len(self.history) > 2 * HISTORY_KEPT:
+            del self.history[:-HISTORY_KEPT]
 
     def task_done(self, steps: int) -> bool:
         """Move past the task that just finished. True when that was the last of the chain."""

@@ -26,8 +26,9 @@ USUAL = (Prefer.LAST_GPUS, Prefer.SAME_NODE)
 def test_terminal_states_have_no_way_out_and_every_other_state_can_end() -> None:
     for state, trigger in product(State, Trigger):
         if (state, trigger) not in TRANSITIONS:
-            with pytest.raises(TransitionError, match="r1"):
-                advance(state, trigger, request_id="r1")
+            with pytest.raises(TransitionError, match="r1") as error:
+                advance(state, trigger, request_id="r1", history=[(7, Trigger.ADMIT)])
+            assert "admit at 7 ns" in str(error.value)
     assert not any(state in TERMINAL for state, _ in TRANSITIONS)
     reached = set(State) - TERMINAL
     assert all(any(s is state and t is Trigger.CANCEL for s, t in TRANSITIONS) for state in reached)
