@@ -7,13 +7,14 @@ endif
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: run test lint wheel profile clean help
+.PHONY: help run test lint wheel docs profile clean
 
 help:
 	@echo 'make run      serve examples/mixed.jsonl under policies/slo.pol; pictures and report in out/'
 	@echo 'make test     all tests'
 	@echo 'make lint     style, types and import rules'
 	@echo 'make wheel    a wheel in dist/'
+	@echo 'make docs     the reference pages that are made from code'
 	@echo 'make profile  measure the embedded model on this machine'
 
 # torch first and alone: it is the one big download, and a change elsewhere must not repeat it.
@@ -37,6 +38,9 @@ lint: $(READY)
 
 wheel: $(READY)
 	$(BIN)/python -m build --wheel --no-isolation
+
+docs: $(READY)
+	$(BIN)/python tests/support/cli_reference.py
 
 profile: $(READY)
 	$(BIN)/gfdit profile

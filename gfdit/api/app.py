@@ -188,7 +188,7 @@ def _how_it_went(service: Service, one: Pending) -> dict[str, Any]:
         "preemptions": progress.preemptions,
         "migrations": progress.migrations,
         "attempts": progress.failures + 1,
-        "deadline_met": None if request.slo_ns is None else ended - arrived <= request.slo_ns,
+        "deadline_met": None if progress.deadline_ns is None else progress.on_time,
         "policy": service.policy,
     }
 

@@ -9,6 +9,7 @@ it imports what is heavy (torch, numpy, zmq, rich) inside the function, so that 
 
 from __future__ import annotations
 
+import difflib
 import sys
 import traceback
 from importlib import import_module
@@ -35,7 +36,8 @@ class LazyGroup(TyperGroup):
 
     def get_command(self, ctx: typer.Context, cmd_name: str):  # type: ignore[no-untyped-def,override]
         if cmd_name not in COMMANDS:
-            return None
+            near = difflib.get_close_matches(cmd_name, COMMANDS, n=1)
+            ctx.fail(f"no command `{cmd_name}`" + (f"; did you mean `{near[0]}`?" if near else ""))
         if cmd_name not in self.commands:
             function = getattr(import_module(f"gfdit.cli.{cmd_name}"), cmd_name)
             single = typer.Typer(add_completion=False, rich_markup_mode=None)

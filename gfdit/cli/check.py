@@ -78,6 +78,10 @@ def _named(name: str) -> tuple[str, str]:
     from gfdit.policy.library import find_policy
 
     path = find_policy(name)
+    if path.suffix == ".py":  # the text that its trace says; the import costs what the language alone does not
+        from gfdit.policy.store import read_text as traced_text
+
+        return name, traced_text(name)[0]
     return (name if path == Path(name) else path.name), read_text(path)
 
 

@@ -16,8 +16,9 @@ from gfdit import __version__
 from gfdit.api.server import HttpServer
 from gfdit.cli.console import ConsoleHeader, RunConsole, make_console
 from gfdit.cli.prepare import Prepared, prepare
-from gfdit.cli.results import Figures, Pictures, print_figures, write_summary
+from gfdit.cli.results import Figures, Pictures, write_summary
 from gfdit.cli.service import LiveService
+from gfdit.cli.summary_table import summary_table
 from gfdit.config import Environment, RunConfig
 from gfdit.live.system import LiveSystem, start_live
 from gfdit.report import report_of_journal
@@ -86,7 +87,7 @@ def execute(config: RunConfig, look: Look) -> int:
         finally:
             journal.close()
     figures = _figures(prepared, config, summary)
-    _leave_results(config, look, figures, summary, pictures, terminal)
+    _leave_results(config, look, figures, pictures, terminal)
     for problem in pictures.problems:
         print(f"warning: {problem}", file=sys.stderr)
     if prepared.requests and interrupted:
@@ -183,20 +184,19 @@ def _figures(prepared: Prepared, config: RunConfig, summary: Summary) -> Figures
         "gpus": summary.gpus,
         "time_scale": config.time_scale,
         **summary.figures(),
-        "moves": summary.resizes_by_kind(),
+        "resizes_by_kind": summary.resizes_by_kind(),
     }
 
 
-def _leave_results(
-    config: RunConfig, look: Look, figures: Figures, summary: Summary, pictures: Pictures, terminal: Terminal
-) -> None:
+def _leave_results(config: RunConfig, look: Look, figures: Figures, pictures: Pictures, terminal: Terminal) -> None:
     write_summary(config.out / "summary.json", figures)
     report = report_of_journal(config.out / "journal.sqlite", config.out / "report.html")
     if look.json:
         print((config.out / "summary.json").read_text("utf-8"), end="")
         return
     terminal.print()
-    print_figures(figures, terminal, moves=summary.resizes_by_kind())
+    title = f"policy {figures['policy']} on {figures['gpus']} {figures['device']} ranks"
+    terminal.print(summary_table(figures, title=title, ascii=look.ascii))
     terminal.print()
     if pictures.written:
         terminal.print(f"{pictures.written} pictures in {config.out}/")

@@ -19,7 +19,7 @@ from gfdit import __version__
 from gfdit.core.commands import RunTask
 from gfdit.core.cost import X_OF, CostModel, Curve, Points, StageCost
 from gfdit.core.events import Event, TaskFailed, TaskFinished
-from gfdit.core.proposal import Fate, Limits, Place, Policy, Proposal, Verdict
+from gfdit.core.proposal import Fate, Limits, Occasion, Place, Policy, Proposal, Verdict
 from gfdit.core.scheduler import Decision
 from gfdit.core.view import I8, STAGE_CODE, View
 from gfdit.core.work import SINGLE_RANK_STAGES, Request, Stage
@@ -52,6 +52,7 @@ class OneAtATime:
     limits = Limits()
     fallback: Policy | None = None
     tick_every_s: float | None = None
+    tick_on: frozenset[Occasion] | None = None
 
     def admit(self, view: View, rows: I8) -> list[Verdict]:
         return [Verdict(int(row), Fate.ADMIT, "measure") for row in rows]

@@ -32,6 +32,6 @@ def _find(name: str, kind: str, suffix: str, what: str) -> Path:
         for candidate in (name, name + suffix):
             if candidate in known:
                 return known[candidate]
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(name.removesuffix(suffix), [file.removesuffix(suffix) for file in known], n=1)
     hint = f"did you mean `{near[0]}`?" if near else f"shipped: {', '.join(known) or 'none'}"
     raise UsageError(f"no {what} `{name}`: neither a file nor a shipped one", hint=hint)

@@ -41,8 +41,8 @@ def sim(
     from rich.console import Console
 
     from gfdit import __version__
-    from gfdit.cli.results import print_figures
     from gfdit.cli.shipped import find_cost, find_workload
+    from gfdit.cli.summary_table import summary_table
     from gfdit.core.scheduler import Scheduler
     from gfdit.policy.store import load_policy
     from gfdit.runtime.costfile import load_cost_model
@@ -93,7 +93,9 @@ def sim(
     if json_:
         print(json.dumps(outcome.result))
         return
-    print_figures(outcome.result, Console(file=sys.stdout, highlight=False), moves=outcome.summary.resizes_by_kind())
+    figures = {**outcome.result, "resizes_by_kind": outcome.summary.resizes_by_kind()}
+    title = f"policy {config.policy.name} on {gpus} simulated ranks"
+    Console(file=sys.stdout, highlight=False).print(summary_table(figures, title=title))
 
 
 class _Bar:

@@ -97,6 +97,24 @@ class Turn:
     because: Because | None = None
 
 
+class Occasion(StrEnum):
+    """What a policy may ask to be evaluated on."""
+
+    ARRIVAL = "arrival"
+    STEP_END = "step_end"
+    STAGE_END = "stage_end"
+    CANCEL = "cancel"
+    WORKER = "worker"
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """A guard that does not hold. `eject`: the fallback is to take over."""
+
+    guard: str
+    eject: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Proposal:
     places: tuple[Place, ...] = ()
@@ -105,6 +123,7 @@ class Proposal:
     reservations: tuple[Reservation, ...] = ()  # the whole set from now on
     waits: dict[int, WaitReason] = field(default_factory=dict)  # row -> reason, for plannable rows left out
     wake_at_s: float | None = None  # ask again by then even if nothing happens
+    alarms: tuple[Alarm, ...] = ()  # every guard that does not hold now
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +135,19 @@ class Limits:
 
 
 class Policy(Protocol):
-    """A total function of a frozen view. Implementations keep no state that a replay would not rebuild."""
+    """A total function of a frozen view. Implementations keep no state that a replay would not rebuild.
+
+    It is evaluated on the occasions `tick_on` (`None`: whenever anything happened) and every `tick_every_s`; on other
+    ticks whoever is between two tasks goes on with the ranks it has.
+    """
 
     name: str
     version: int
     sha: str
     limits: Limits
     fallback: Policy | None
-    tick_every_s: float | None  # period of ticks beyond those that events cause
+    tick_every_s: float | None
+    tick_on: frozenset[Occasion] | None
 
     def admit(self, view: View, rows: I8) -> list[Verdict]:
         """One verdict for each of `rows` (all new), in that order."""

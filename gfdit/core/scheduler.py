@@ -29,7 +29,7 @@ from gfdit.core.events import (
 from gfdit.core.lifecycle import TERMINAL, State, Trigger
 from gfdit.core.parallel import split_degree
 from gfdit.core.placement import choose_ranks
-from gfdit.core.proposal import Because, Fate, Place, Policy, Proposal, Verdict, WaitReason
+from gfdit.core.proposal import Alarm, Because, Fate, Occasion, Place, Policy, Proposal, Verdict, WaitReason
 from gfdit.core.table import Table
 from gfdit.core.topology import Topology
 from gfdit.core.trajectory import Trajectory
@@ -74,6 +74,19 @@ class Refusal:
     why: str
 
 
+class NewsKind(StrEnum):
+    ERROR = "error"
+    GUARD = "guard"
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyNews:
+    """The policy failed, or one of its guards has just broken."""
+
+    kind: NewsKind
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What one tick settled. `next_tick_at`: tick again by then (ns), `None` when events alone decide."""
@@ -82,7 +95,7 @@ class Decision:
     next_tick_at: int | None
     moves: tuple[Move, ...] = ()
     refusals: tuple[Refusal, ...] = ()
-    policy_error: str | None = None
+    policy_news: tuple[PolicyNews, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +136,11 @@ class Scheduler:
         self._outbox: list[Command] = []
         self._reservations: tuple[Reservation, ...] = ()
         self._strikes: list[int] = []
+        self._news: list[PolicyNews] = []
+        self._alarms: tuple[Alarm, ...] = ()
+        self._occasions: set[Occasion] = set()
+        self._planned_at: int | None = None  # when the policy was last evaluated, and when it wants to be again
+        self._plan_again_at: int | None = None
         self._epoch = 0
         self._ended: set[str] = set()
 
@@ -140,9 +158,11 @@ class Scheduler:
             case TaskFailed():
                 self._task_failed(event)
             case WorkerJoined(rank=rank, incarnation=incarnation):
+                self._occasions.add(Occasion.WORKER)
                 self.alive[rank] = incarnation
                 self._forget_rank(rank)
             case WorkerLost(rank=rank, incarnation=incarnation):
+                self._occasions.add(Occasion.WORKER)
                 if self.alive.get(rank) == incarnation:
                     del self.alive[rank]
                     self._forget_rank(rank)
@@ -152,6 +172,7 @@ class Scheduler:
                 assert_never(event)
 
     def _arrived(self, event: RequestArrived) -> None:
+        self._occasions.add(Occasion.ARRIVAL)
         request = event.request
         if request.id in self.trajectories or request.id in self._ended:
             self.stale_events += 1
@@ -171,6 +192,7 @@ class Scheduler:
         self._fresh.append(trajectory)
 
     def _cancelled(self, event: RequestCancelled) -> None:
+        self._occasions.add(Occasion.CANCEL)
         t = self.trajectories.get(event.request_id)
         if t is None:
             self.stale_events += 1
@@ -221,6 +243,10 @@ class Scheduler:
         if flight is None:
             self.stale_events += 1
             return None
+        stage = flight.command.stage
+        self._occasions.add(Occasion.STEP_END if stage is Stage.DENOISE else Occasion.STAGE_END)
+        if stage is Stage.DENOISE and flight.command.first_step + flight.command.steps == flight.command.steps_total:
+            self._occasions.add(Occasion.STAGE_END)
         for rank in flight.command.ranks:
             if self.owner.get(rank) == epoch:
                 del self.owner[rank]
@@ -249,14 +275,22 @@ class Scheduler:
     # ---- ticks --------------------------------------------------------------------------------------------------
 
     def tick(self, now: int) -> Decision:
-        """Evaluate the policy once and commit what holds of its proposal."""
-        errors: list[str] = []
-        self._admit(now, errors)
+        """Evaluate the policy once, if it is due, and commit what holds of its proposal."""
+        self._admit(now)
         view = self._freeze(now)
-        proposal = self._propose(view, now, errors)
+        proposal = self._propose(view, now) if self._is_due(now) else self._last_plan(view)
+        self._occasions.clear()
         moves, refusals = self._commit(view, proposal, now)
         commands, self._outbox = tuple(self._outbox), []
-        return Decision(commands, self._next_tick(proposal, now), moves, refusals, "; ".join(errors) or None)
+        news, self._news = tuple(self._news), []
+        return Decision(commands, self._next_tick(now), moves, refusals, news)
+
+    def _is_due(self, now: int) -> bool:
+        on, every = self.policy.tick_on, self.policy.tick_every_s
+        if on is None or self._planned_at is None or self._occasions & on:
+            return True
+        period_over = every is not None and now >= self._planned_at + to_ns(every)
+        return period_over or (self._plan_again_at is not None and now >= self._plan_again_at)
 
     def _freeze(self, now: int) -> View:
         for t in self._dirty.values():
@@ -270,7 +304,7 @@ class Scheduler:
     def _busy(self) -> int:
         return sum(rank in self.alive for rank in self.owner)
 
-    def _admit(self, now: int, errors: list[str]) -> None:
+    def _admit(self, now: int) -> None:
         self._fresh = [t for t in self._fresh if t.state in (State.ARRIVED, State.DEFERRED)]
         if not self._fresh:
             return
@@ -280,7 +314,7 @@ class Scheduler:
         try:
             verdicts = self.policy.admit(view, rows)
         except Exception as error:  # a policy may be anyone's code: its failure must not stop the system
-            self._policy_failed(error, now, errors)
+            self._policy_failed(error, now)
             verdicts = [Verdict(int(row), Fate.ADMIT, t.class_name) for row, t in zip(rows, fresh, strict=True)]
         for verdict, t in zip(verdicts, fresh, strict=True):
             self._apply_verdict(verdict, t, now)
@@ -307,12 +341,25 @@ class Scheduler:
             case _:
                 assert_never(verdict.fate)
 
-    def _propose(self, view: View, now: int, errors: list[str]) -> Proposal:
+    def _propose(self, view: View, now: int) -> Proposal:
+        self._planned_at = now
         try:
-            return self.policy.plan(view)
+            proposal = self.policy.plan(view)
         except Exception as error:  # as above
-            self._policy_failed(error, now, errors)
-            return self._last_plan(view)
+            self._policy_failed(error, now)
+            proposal = self._last_plan(view)
+        self._plan_again_at = None if proposal.wake_at_s is None else to_ns(proposal.wake_at_s)
+        self._raise_alarms(proposal.alarms)
+        return proposal
+
+    def _raise_alarms(self, alarms: tuple[Alarm, ...]) -> None:
+        """Tell each guard once when it breaks, and again only after it held in between."""
+        for alarm in alarms:
+            if alarm not in self._alarms:
+                self._news.append(PolicyNews(NewsKind.GUARD, f"guard `{alarm.guard}` does not hold"))
+        self._alarms = alarms
+        if any(alarm.eject for alarm in alarms):
+            self._eject()
 
     def _last_plan(self, view: View) -> Proposal:
         """Whoever is between two tasks goes on with the ranks it has; nothing else changes."""
@@ -323,24 +370,31 @@ class Scheduler:
         ]
         return Proposal(places=tuple(places), reservations=self._reservations)
 
-    def _policy_failed(self, error: Exception, now: int, errors: list[str]) -> None:
+    def _policy_failed(self, error: Exception, now: int) -> None:
         self.policy_errors += 1
-        errors.append(f"{type(error).__name__}: {error}")
+        self._news.append(PolicyNews(NewsKind.ERROR, f"{type(error).__name__}: {error}"))
         self._strike(now)
 
     def _strike(self, at: int) -> None:
         """An error or an overrun; enough of them within a minute and the fallback takes over for good."""
         self._strikes = [strike for strike in self._strikes if at - strike < STRIKE_WINDOW_NS] + [at]
-        if len(self._strikes) >= self.policy.limits.errors and self.policy.fallback is not None:
-            self.policy = self.policy.fallback
-            self._strikes = []
+        if len(self._strikes) >= self.policy.limits.errors:
+            self._eject()
 
-    def _next_tick(self, proposal: Proposal, now: int) -> int | None:
+    def _eject(self) -> None:
+        """The fallback, if there is one, takes over for good."""
+        if self.policy.fallback is not None:
+            self.policy = self.policy.fallback
+            self._strikes, self._alarms, self._planned_at = [], (), None
+
+    def _next_tick(self, now: int) -> int | None:
         times = [to_ns(r.until_s) for r in self._reservations]
-        if proposal.wake_at_s is not None:
-            times.append(to_ns(proposal.wake_at_s))
-        if self.policy.tick_every_s is not None and self.trajectories:
-            times.append(now + to_ns(self.policy.tick_every_s))
+        if self._plan_again_at is not None:
+            times.append(self._plan_again_at)
+        if self._planned_at is None:
+            times.append(now + 1)  # a policy that has just taken over is asked as soon as can be
+        elif self.policy.tick_every_s is not None and self.trajectories:
+            times.append(self._planned_at + to_ns(self.policy.tick_every_s))
         ahead = [at for at in times if at > now]
         return min(ahead) if ahead else None
 

@@ -9,7 +9,6 @@ from gfdit.core.lifecycle import History, State, Trigger, advance
 from gfdit.core.proposal import Because, WaitReason
 from gfdit.core.work import Request, Stage
 
-
 HISTORY_KEPT = 32  # transitions that an error message or a snapshot may want to tell
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from gfdit.core.proposal import Because, Limits, Policy, Proposal, Turn, Verdict
+from gfdit.core.proposal import Alarm, Because, Limits, Occasion, Policy, Proposal, Turn, Verdict
 from gfdit.core.view import F8, I8, Reservation, View
-from gfdit.lang.program import Name, OrderKey, Program
+from gfdit.lang.program import GuardAction, Name, OrderKey, Program
+from gfdit.lang.program import Tick as TickClause
 from gfdit.lang.schema import Level
 from gfdit.policy.admission import Admission
 from gfdit.policy.allocate import Draft, Walk, grow, keep_held
@@ -40,6 +41,7 @@ class CompiledPolicy:
         self.fallback = fallback
         self.limits = Limits(program.fallback.errors, program.fallback.tick)
         self.tick_every_s = program.tick.every
+        self.tick_on = _occasions(program.tick)
         self._classes = ClassTable(program.classes)
         self._classes.when = tuple(
             None if rule.when is None else compiler.expr(rule.when, Level.REQUEST) for rule in program.classes
@@ -49,7 +51,10 @@ class CompiledPolicy:
         self._triage = None if program.triage is None else CompiledTriage(program.triage, compiler)
         self._rules = Rules(program.stages, compiler)
         self._preempts = tuple(CompiledPreempt(item, compiler, n) for n, item in enumerate(program.preempts))
-        self._guards = tuple((guard.name, compiler.expr(guard.condition, Level.TICK)) for guard in program.guards)
+        self._guards = tuple(
+            (Alarm(guard.name, guard.action is GuardAction.FALLBACK), compiler.expr(guard.condition, Level.TICK))
+            for guard in program.guards
+        )
         self._claims = Claims()
         self._reserving: dict[str, float] = {}
 
@@ -64,12 +69,6 @@ class CompiledPolicy:
         """What should run from now on."""
         with np.errstate(all="ignore"):
             return self._plan(self._tick(view))
-
-    def broken_guards(self, view: View) -> tuple[str, ...]:
-        """Names of the guards whose condition does not hold on this view."""
-        with np.errstate(all="ignore"):
-            frame = self._tick(view).live()
-            return tuple(name for name, condition in self._guards if not condition(frame))
 
     def attribute(self, view: View, row: int, name: str) -> float | bool | str:
         """One attribute of one request in base units (instants on the driver's clock), as clauses read it."""
@@ -112,7 +111,15 @@ class CompiledPolicy:
             reservations=claimed + gathered,
             waits=draft.waits,
             wake_at_s=self._wake(draft),
+            alarms=self._alarms(tick),
         )
+
+    def _alarms(self, tick: Tick) -> tuple[Alarm, ...]:
+        """The guards whose condition does not hold."""
+        if not self._guards:
+            return ()
+        frame = tick.live()
+        return tuple(alarm for alarm, condition in self._guards if not condition(frame))
 
     def _turned_away(self, view: View, rows: I8, aside: dict[int, float]) -> tuple[I8, tuple[Turn, ...]]:
         """Triage `then reject`: those set aside that have not begun are answered at once."""
@@ -158,6 +165,11 @@ class CompiledPolicy:
         """Waiting that only time can end must be looked at again."""
         view = draft.view
         return view.now_s + RECHECK_S if draft.recheck or bool(NEW[view.state].any()) else None
+
+
+def _occasions(tick: TickClause) -> frozenset[Occasion] | None:
+    """No clause: on everything. A bare period: on nothing else."""
+    return None if tick.clause is None else frozenset(Occasion(name) for name in tick.on)
 
 
 def _deciding(keys: tuple[OrderKey, ...]) -> tuple[OrderKey, ...]:

@@ -51,10 +51,11 @@ def read_text(name_or_path: str, beside: Path | None = None) -> tuple[str, str, 
     if name_or_path == BUILTIN_NAME:
         return BUILTIN_FCFS, BUILTIN_NAME, None
     path = _find(name_or_path, beside)
+    shown = path.name if path.parent == library.folder() else str(path)
     if path.suffix == ".py":
-        return _trace(path).text, str(path), path.parent
+        return _trace(path).text, shown, path.parent
     try:
-        return path.read_text(encoding="utf-8"), str(path), path.parent
+        return path.read_text(encoding="utf-8"), shown, path.parent
     except (OSError, UnicodeDecodeError) as error:
         raise PolicyError(f"cannot read policy `{path}`: {error}") from error
 

@@ -43,8 +43,8 @@ def _read(reader: JournalReader, recipe: Recipe, timeline: Timeline) -> dict[str
         if not isinstance(record, TickRecord):
             events.append(record)
             continue
-        timeline.update(record.now, events, record.commands, record.moves, record.policy, record.policy_error)
-        decision = Decision(record.commands, record.next_tick_at, record.moves, policy_error=record.policy_error)
+        timeline.update(record.now, events, record.commands, record.moves, record.policy, record.policy_news)
+        decision = Decision(record.commands, record.next_tick_at, record.moves, policy_news=record.policy_news)
         summary.record(record.now, events, decision, record.seconds)
         events = []
     return {**summary.figures(), "resizes_by_kind": summary.resizes_by_kind()}

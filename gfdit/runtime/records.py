@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from gfdit.core.commands import Command
 from gfdit.core.events import Event
-from gfdit.core.scheduler import Decision, Move
+from gfdit.core.scheduler import Decision, Move, PolicyNews
 from gfdit.errors import JournalError
 from gfdit.units import to_ns
 
@@ -20,6 +20,7 @@ T = TypeVar("T")
 _EVENTS: dict[str, TypeAdapter[Event]] = {kind.__name__: TypeAdapter(kind) for kind in get_args(Event)}
 _COMMANDS: dict[str, TypeAdapter[Command]] = {kind.__name__: TypeAdapter(kind) for kind in get_args(Command)}
 _MOVE = TypeAdapter(Move)
+_NEWS = TypeAdapter(PolicyNews)
 
 
 def _tagged(value: Event | Command) -> dict[str, object]:
@@ -57,7 +58,7 @@ class TickRecord:
     moves: tuple[Move, ...]
     next_tick_at: int | None
     policy: str
-    policy_error: str | None
+    policy_news: tuple[PolicyNews, ...]
     seconds: float
 
     def same_decision(self, other: Decision) -> bool:
@@ -70,7 +71,8 @@ def tick_to_json(decision: Decision, policy: str, seconds: float) -> dict[str, o
         "moves": [asdict(move) for move in decision.moves],
         "next_tick_at": decision.next_tick_at,
         "policy": policy,
-        "policy_error": decision.policy_error,
+        "policy_news": [asdict(news) for news in decision.policy_news],
+        "refusals": [asdict(refusal) for refusal in decision.refusals],
         "tick_ns": to_ns(seconds),
     }
 
@@ -80,13 +82,14 @@ def tick_from_json(now: int, body: Json) -> TickRecord:
     commands = body["commands"]
     moves = body["moves"]
     assert isinstance(commands, list) and isinstance(moves, list)
-    next_tick_at, error, tick_ns = body["next_tick_at"], body["policy_error"], body["tick_ns"]
+    next_tick_at, news, tick_ns = body["next_tick_at"], body["policy_news"], body["tick_ns"]
+    assert isinstance(news, list)
     return TickRecord(
         now=now,
         commands=tuple(_untagged(command, _COMMANDS, "command") for command in commands),
         moves=tuple(_MOVE.validate_python(move) for move in moves),
         next_tick_at=next_tick_at if isinstance(next_tick_at, int) else None,
         policy=str(body["policy"]),
-        policy_error=None if error is None else str(error),
+        policy_news=tuple(_NEWS.validate_python(one) for one in news),
         seconds=float(str(tick_ns)) / 1e9,
     )

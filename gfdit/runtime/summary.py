@@ -11,7 +11,7 @@ import numpy as np
 
 from gfdit.core.commands import EndRequest, RunTask
 from gfdit.core.events import Event, RequestArrived, TaskFinished
-from gfdit.core.scheduler import Decision, MoveKind
+from gfdit.core.scheduler import Decision, MoveKind, NewsKind
 from gfdit.core.work import Outcome, Request
 from gfdit.units import to_s
 
@@ -68,7 +68,7 @@ class Summary:
         for move in decision.moves:
             self.moves[move.kind] += 1
         self.tick_seconds.append(tick_seconds)
-        self.policy_errors += decision.policy_error is not None
+        self.policy_errors += sum(news.kind is NewsKind.ERROR for news in decision.policy_news)
 
     def figures(self) -> dict[str, object]:
         """The measured fields of the simulation result, in their documented order."""

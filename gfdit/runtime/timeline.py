@@ -26,7 +26,7 @@ from gfdit.core.events import (
 )
 from gfdit.core.lifecycle import TERMINAL, State
 from gfdit.core.proposal import Because
-from gfdit.core.scheduler import Decision, Move, MoveKind
+from gfdit.core.scheduler import Decision, Move, MoveKind, NewsKind, PolicyNews
 from gfdit.core.work import Outcome, Request, Stage
 from gfdit.runtime.records import TickRecord
 from gfdit.units import human_s, to_ns
@@ -278,7 +278,7 @@ class Timeline:
         events: list[Event] = []
         for record in reader.records():
             if isinstance(record, TickRecord):
-                timeline.update(record.now, events, record.commands, record.moves, record.policy, record.policy_error)
+                timeline.update(record.now, events, record.commands, record.moves, record.policy, record.policy_news)
                 events = []
             else:
                 events.append(record)
@@ -291,7 +291,7 @@ class Timeline:
     def record_notes(self, now: int, events: Sequence[Event], decision: Decision) -> list[Note]:
         """As `record`, and returns the lines that the tick was worth."""
         policy = self._policy_of() if self._policy_of else self.policy
-        return self.update(now, events, decision.commands, decision.moves, policy, decision.policy_error)
+        return self.update(now, events, decision.commands, decision.moves, policy, decision.policy_news)
 
     def update(
         self,
@@ -300,7 +300,7 @@ class Timeline:
         commands: Sequence[Command],
         moves: Sequence[Move],
         policy: str = "",
-        policy_error: str | None = None,
+        policy_news: Sequence[PolicyNews] = (),
     ) -> list[Note]:
         """Take in one tick; the lines it is worth, which are also appended to `notes`."""
         if self.began is None:
@@ -309,7 +309,7 @@ class Timeline:
         self.ticks += 1
         notes: list[Note] = []
         self._events(events, notes)
-        self._policy_news(now, policy, policy_error, notes)
+        self._policy_news(now, policy, policy_news, notes)
         self._commands(now, commands, notes)
         self._settle()
         self._moves(now, moves, notes)
@@ -431,9 +431,9 @@ class Timeline:
 
     # ---- commands and moves -------------------------------------------------------------------------------------
 
-    def _policy_news(self, now: int, policy: str, error: str | None, notes: list[Note]) -> None:
-        if error is not None:
-            notes.append(Note(now, NoteKind.POLICY, f"error: {error}"))
+    def _policy_news(self, now: int, policy: str, news: Sequence[PolicyNews], notes: list[Note]) -> None:
+        for one in news:
+            notes.append(Note(now, NoteKind.POLICY, f"error: {one.text}" if one.kind is NewsKind.ERROR else one.text))
         if policy and self.policy and policy != self.policy:
             notes.append(Note(now, NoteKind.POLICY, f"{self.policy} -> {policy}"))
         self.policy = policy or self.policy

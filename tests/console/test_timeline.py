@@ -16,7 +16,7 @@ from gfdit.core.events import PolicyOverran
 from gfdit.core.lifecycle import State
 from gfdit.core.parallel import Parallel
 from gfdit.core.proposal import Policy
-from gfdit.core.scheduler import Decision, MoveKind, Scheduler
+from gfdit.core.scheduler import Decision, MoveKind, NewsKind, PolicyNews, Scheduler
 from gfdit.core.work import Outcome, Stage
 from gfdit.runtime.journal import Journal, JournalReader
 from gfdit.runtime.timeline import LETTERS, NoteKind, Task, Timeline, rank_ranges, rank_runs
@@ -200,7 +200,7 @@ def test_a_fallback_and_an_overrun_are_noted() -> None:
     timeline = Timeline(1, policy_of=lambda: names[0])
     tell(timeline.record)
     names[0] = "second"
-    decision = Decision((), None, policy_error="ValueError: no")
+    decision = Decision((), None, policy_news=(PolicyNews(NewsKind.ERROR, "ValueError: no"),))
     notes = timeline.record_notes(to_ns(30), [PolicyOverran(to_ns(30), 0.2)], decision)
     assert [note.text for note in notes] == [
         "a tick took 200.0 ms, over the policy's limit",

@@ -3,6 +3,8 @@ step."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from literal_policies import AdmitAll, EdfBestFit, Reckless
 from small_worlds import make_cost, make_request, make_workload
@@ -20,11 +22,13 @@ from gfdit.core.events import (
     WorkerJoined,
     WorkerLost,
 )
-from gfdit.core.proposal import Limits, Place, Proposal
+from gfdit.core.proposal import Alarm, Limits, Occasion, Place, Proposal
 from gfdit.core.scheduler import Scheduler
 from gfdit.core.topology import Topology
+from gfdit.core.view import View
 from gfdit.core.work import Outcome, Stage
 from gfdit.sim.run import SimConfig, simulate
+from gfdit.units import to_ns
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -220,3 +224,72 @@ def test_a_shrink_keeps_ranks_it_has_and_a_grow_adds_to_them() -> None:
         small, large = sorted((set(before.ranks), set(task.ranks)), key=len)
         assert small <= large and len(task.ranks) == degree
         assert set(task.sources) == set(before.ranks)
+
+
+class Guarded(EdfBestFit):
+    name = "guarded"
+    limits = Limits(errors=3)
+
+    def __init__(self) -> None:
+        self.alarms: tuple[Alarm, ...] = ()
+        self.fallback = EdfBestFit()
+
+    def plan(self, view: View) -> Proposal:
+        return replace(super().plan(view), alarms=self.alarms)
+
+
+def test_a_guard_is_told_when_it_breaks_and_may_hand_over_to_the_fallback() -> None:
+    policy = Guarded()
+    world = World(policy)
+
+    def news() -> list[str]:
+        world.now += 1
+        return [one.text for one in world.scheduler.tick(world.now).policy_news]
+
+    policy.alarms = (Alarm("no_starvation"),)
+    assert [news(), news()] == [["guard `no_starvation` does not hold"], []]
+    policy.alarms = ()
+    assert news() == []
+    policy.alarms = (Alarm("no_starvation", eject=True),)
+    assert news() == ["guard `no_starvation` does not hold"]
+    assert world.scheduler.policy.name == "edf_literal"
+
+
+class Counting(EdfBestFit):
+    """Counts how often it is asked."""
+
+    name = "counting"
+
+    def __init__(self, on: frozenset[Occasion] | None, every_s: float | None = None) -> None:
+        self.tick_on, self.tick_every_s, self.asked = on, every_s, 0
+
+    def plan(self, view: View) -> Proposal:
+        self.asked += 1
+        return super().plan(view)
+
+
+@pytest.mark.parametrize(
+    ("on", "asked"),
+    [
+        (None, 9),  # everything: the first tick, the arrival, and the end of each of seven tasks
+        (frozenset({Occasion.ARRIVAL, Occasion.STEP_END, Occasion.STAGE_END}), 9),
+        (frozenset({Occasion.ARRIVAL, Occasion.STAGE_END}), 6),
+        (frozenset({Occasion.ARRIVAL}), 2),
+    ],
+)
+def test_a_policy_is_asked_on_its_occasions_and_steps_go_on_in_between(
+    on: frozenset[Occasion] | None, asked: int
+) -> None:
+    policy = Counting(on)
+    outcome = simulate(SimConfig(policy, [make_request(0, 1.0, steps=4)], "made", make_cost(), 4, check=True))
+    assert outcome.result["completed"] == 1
+    assert policy.asked == asked
+
+
+def test_a_bare_period_is_the_only_occasion() -> None:
+    policy = Counting(frozenset(), every_s=0.25)
+    requests = [make_request(n, 0.1 * n, tokens=4096, steps=4) for n in range(3)]
+    outcome = simulate(SimConfig(policy, requests, "made", make_cost(), 4, check=True))
+    assert outcome.result["completed"] == 3
+    starts = [ended.end.at for ended in outcome.summary.ended]
+    assert policy.asked <= 2 + max(starts) / to_ns(0.25)

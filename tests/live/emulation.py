@@ -10,7 +10,7 @@ import numpy as np
 
 from gfdit.core.cost import CostModel
 from gfdit.core.events import Event, TaskFailed, WorkerJoined, WorkerLost
-from gfdit.core.proposal import Fate, Limits, Place, Policy, Proposal, Verdict
+from gfdit.core.proposal import Fate, Limits, Occasion, Place, Policy, Proposal, Verdict
 from gfdit.core.scheduler import Decision, Move
 from gfdit.core.view import I8, STAGE_CODE, View
 from gfdit.core.work import SINGLE_RANK_STAGES, Outcome, Request
@@ -57,6 +57,7 @@ class Restless:
     limits: Limits = field(default_factory=Limits)
     fallback: Policy | None = None
     tick_every_s: float | None = None
+    tick_on: frozenset[Occasion] | None = None
 
     def admit(self, view: View, rows: I8) -> list[Verdict]:
         return [Verdict(int(row), Fate.ADMIT, "any") for row in rows]

@@ -69,7 +69,9 @@ def test_the_installed_command_finds_what_was_shipped(elsewhere: Path) -> None:
     assert "--policy" in _run(gfdit, "run", "--policy", "slo.pol", "--help", cwd=empty)
     simulated = ("sim", "--policy", "slo.pol", "--workload", "mixed.jsonl", "--cost", "shapes", "--gpus", "2", "--json")
     result = json.loads(_run(gfdit, *simulated, cwd=empty))
-    assert result["requests"] == result["completed"] == sum(1 for _ in (ROOT / "examples" / "mixed.jsonl").open())
+    assert (
+        result["requests"] == result["completed"] == len((ROOT / "examples" / "mixed.jsonl").read_text().splitlines())
+    )
     assert not list(empty.iterdir())
 
 
@@ -93,4 +95,4 @@ def test_the_installed_command_runs_a_live_system(elsewhere: Path, tmp_path: Pat
     emulated = ("--device", "emulated", "--workers", "2", "--time-scale", "20", "--json", "--out", tmp_path / "out")
     result = json.loads(_run(gfdit, "run", "--policy", "slo.pol", "--workload", workload, *emulated, cwd=tmp_path))
     assert (result["requests"], result["completed"], result["failed"]) == (2, 2, 0)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"journal.sqlite", "report.html", "summary.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"journal.sqlite", "report.html", "summary.json"}

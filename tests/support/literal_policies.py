@@ -19,6 +19,7 @@ class AdmitAll:
     limits = Limits()
     fallback = None
     tick_every_s = None
+    tick_on = None
 
     def admit(self, view: View, rows: I8) -> list[Verdict]:
         return [Verdict(int(row), Fate.ADMIT, view.names["class"][view.class_code[row]]) for row in rows]
