@@ -41,6 +41,7 @@ wheel: $(READY)
 
 docs: $(READY)
 	$(BIN)/python tests/support/cli_reference.py
+	$(BIN)/python -m gfdit.policy.reference > docs/reference/policy-language.md
 
 profile: $(READY)
 	$(BIN)/gfdit profile

@@ -14,7 +14,7 @@ from rich.status import Status
 
 from gfdit import __version__
 from gfdit.api.server import HttpServer
-from gfdit.cli.console import ConsoleHeader, RunConsole, make_console
+from gfdit.cli.console import WINDOW_S, ConsoleHeader, RunConsole, make_console
 from gfdit.cli.prepare import Prepared, prepare
 from gfdit.cli.results import Figures, Pictures, write_summary
 from gfdit.cli.service import LiveService
@@ -125,7 +125,7 @@ def _serve(
         if not prepared.requests:
             server = stack.enter_context(HttpServer(LiveService(system, prepared.live.model), config.host, config.port))
             hint = f"serving on {server.url}; try: {_example(server.url, config)}"
-        console = stack.enter_context(_console(look, prepared, system, hint))
+        console = stack.enter_context(_console(config, look, prepared, system, hint))
         interrupts = stack.enter_context(Interrupts(system, console.say))
         if prepared.requests:
             for ticket in system.feed(prepared.requests):
@@ -135,7 +135,7 @@ def _serve(
     return interrupts.count > 0
 
 
-def _console(look: Look, prepared: Prepared, system: LiveSystem, hint: str) -> RunConsole:
+def _console(config: RunConfig, look: Look, prepared: Prepared, system: LiveSystem, hint: str) -> RunConsole:
     header = ConsoleHeader(
         model=prepared.model,
         policy=prepared.policy.name,
@@ -143,6 +143,7 @@ def _console(look: Look, prepared: Prepared, system: LiveSystem, hint: str) -> R
         ranks=system.workers,
         device=str(prepared.device),
         hint=hint,
+        window_s=WINDOW_S * config.time_scale,
     )
     stream = sys.stderr if look.json else sys.stdout
     return make_console(

@@ -8,6 +8,7 @@ import sys
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from gfdit.collectives import World
 from gfdit.errors import GfditError, UsageError
@@ -52,6 +53,7 @@ def run_worker(spec: WorkerSpec, rank: int, incarnation: int, identity: bytes, a
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the controller, which drains and then tells us
     with suppress(PermissionError):  # already a leader
         os.setsid()
+    Path("/proc/self/comm").write_text(f"gfdit-rank-{rank}")  # what `ps` and `pkill` call it; 15 characters at most
     _redirect_output(log_file)
     line = Line(address, identity, spec.heartbeat_s)
     line.start()
