@@ -7,7 +7,7 @@ strip gets the room it needs up to three fifths of what is left; then events get
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console as Terminal
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Look = Callable[[str], Standing | None]
 SPARKS, SPARKS_ASCII = " ▁▂▃▄▅▆▇█", " .:-=+*#@"
+SHORTEST_WINDOW_S = 60.0
 SPARK_CELLS = 16
 _ORDER = {State.RUNNING: 0, State.READY: 0, State.PAUSED: 1, State.WAITING: 2}
 
@@ -109,6 +110,7 @@ def draw(
 
     rooms = share_out(height, ranks, lines_of)
     plan = strip.plan_strip(ranks, strip_room(height), ascii_only=ascii_only)
+    header = replace(header, window_s=shown_window(header.window_s, now - (timeline.began or 0)))
     window = to_ns(header.window_s)
     pen = _Pen(timeline, header, now, width, look, ascii_only)
     lines: list[list[Segment]] = [
@@ -124,6 +126,15 @@ def draw(
     if not closing:
         lines.append(pen.line(Text(message or header.hint, "bold" if message else "dim")))
     return Frame(tuple(tuple(line) for line in lines[:height]))
+
+
+def shown_window(most_s: float, elapsed_ns: int) -> float:
+    """How far back the strip reaches: `most_s` halved as long as all that has happened still fits, but a minute at
+    least. Halving, so that the picture stays put between two changes."""
+    window = most_s
+    while window / 2 >= SHORTEST_WINDOW_S and to_ns(window / 2) >= elapsed_ns:
+        window /= 2
+    return window
 
 
 class _Pen:

@@ -21,7 +21,7 @@ from stories import tell
 
 from gfdit.cli import strip
 from gfdit.cli.console import Console, ConsoleHeader, PlainLog, make_console
-from gfdit.cli.frame import Frame, draw
+from gfdit.cli.frame import Frame, draw, shown_window
 from gfdit.cli.strip import Empty, StripPlan, plan_strip
 from gfdit.core.events import WorkerJoined
 from gfdit.core.scheduler import Scheduler
@@ -282,3 +282,13 @@ def test_on_a_terminal_it_follows_the_size_and_leaves_its_last_frame(tmux: Tmux)
     left = tmux.wait_for(lambda screen: "recent events" in screen and HEADER.hint not in screen)
     assert HEADER.hint not in left
     assert small.splitlines()[2] in left
+
+
+@pytest.mark.parametrize(
+    ("most_s", "elapsed_s", "shown"),
+    [(60, 5, 60), (60, 500, 60), (600, 5, 75), (600, 80, 150), (600, 400, 600), (600, 9000, 600), (30, 1, 30)],
+)
+def test_the_strip_shows_all_that_happened_and_no_more_than_it_must(
+    most_s: float, elapsed_s: int, shown: float
+) -> None:
+    assert shown_window(most_s, to_ns(elapsed_s)) == shown
