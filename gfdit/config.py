@@ -2,7 +2,7 @@
 
 Environment variables, all optional:
 
-    GFDIT_URL    the server that `gfdit submit` talks to
+    GFDIT_URL    the server that `gfdit submit`, `status` and `top` talk to
     GFDIT_COST   the cost model that `gfdit run` uses when `--cost` is not given
     GFDIT_HOME   where `gfdit profile` keeps what it measured (default: `gfdit` in the user's data folder)
 
@@ -21,6 +21,7 @@ from gfdit.errors import UsageError
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
+DEFAULT_QUEUE = 1000
 MAX_WORKERS = 1024
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -58,7 +59,8 @@ class Environment:
 @dataclass(frozen=True, slots=True)
 class RunConfig:
     """What `gfdit run` was asked for. `workers` None: as many as the device has. `model` None: the embedded one.
-    `params`: `--set name=value`, as written; the policy gives them their types. Raises UsageError."""
+    `params`: `--set name=value`, as written; the policy gives them their types. `max_queue`: how many requests over
+    HTTP may wait for their first task. Raises UsageError."""
 
     policy: str
     params: Mapping[str, str] = field(default_factory=dict)
@@ -71,6 +73,7 @@ class RunConfig:
     time_scale: float = 1.0
     host: str = DEFAULT_HOST
     port: int = DEFAULT_PORT
+    max_queue: int = DEFAULT_QUEUE
 
     def __post_init__(self) -> None:
         if self.workers is not None and not 1 <= self.workers <= MAX_WORKERS:
@@ -84,6 +87,8 @@ class RunConfig:
             )
         if not 0 <= self.port <= 65535:
             raise UsageError(f"`--port` must be from 0 to 65535, not {self.port}")
+        if self.max_queue < 1:
+            raise UsageError(f"`--max-queue` must be 1 or more, not {self.max_queue}")
         if self.device is Device.EMULATED and self.model is not None:
             raise UsageError("`--model` and `--device emulated` exclude each other: emulated devices load no model")
 

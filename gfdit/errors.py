@@ -14,6 +14,7 @@ GfditError
 ├── StateError            a trajectory's state is not held here, or its bytes do not decode
 ├── TaskAborted           a task was stopped on request; the step before it is intact
 ├── FleetError            the workers cannot start, or none is left
+├── QueueFull             too many requests wait; says when to try again
 └── ShuttingDown          a request came after the system stopped taking any
 """
 
@@ -82,6 +83,14 @@ class TaskAborted(GfditError):
 
 class FleetError(GfditError):
     """The workers cannot start, or none is left."""
+
+
+class QueueFull(GfditError):
+    """Too many requests wait. `retry_after_s`: wall seconds until there should be room."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class ShuttingDown(GfditError):

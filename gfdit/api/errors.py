@@ -5,6 +5,7 @@ OpenAI's clients read these fields, retry 408, 409, 429 and 5xx, and obey `x-sho
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -12,16 +13,25 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from gfdit.core.work import Outcome
+from gfdit.errors import QueueFull
 
 INVALID = "invalid_request_error"
 SERVER = "server_error"
 
 
 class ApiError(Exception):
-    """An answer other than success. `param`: the field to blame; `retry`: whether a client's second try may help."""
+    """An answer other than success. `param`: the field to blame; `retry`: whether a client's second try may help;
+    `retry_after_s`: when, in wall seconds."""
 
     def __init__(
-        self, status: int, code: str, message: str, *, param: str | None = None, retry: bool | None = None
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        retry: bool | None = None,
+        retry_after_s: float | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -29,6 +39,7 @@ class ApiError(Exception):
         self.message = message
         self.param = param
         self.retry = retry
+        self.retry_after_s = retry_after_s
 
     @property
     def body(self) -> dict[str, Any]:
@@ -37,11 +48,18 @@ class ApiError(Exception):
 
     def response(self) -> JSONResponse:
         headers = {} if self.retry is None else {"x-should-retry": "true" if self.retry else "false"}
+        if self.retry_after_s is not None:
+            headers["retry-after-ms"] = str(math.ceil(self.retry_after_s * 1000))
+            headers["retry-after"] = str(math.ceil(self.retry_after_s))
         return JSONResponse(self.body, self.status, headers)
 
 
 def shutting_down() -> ApiError:
     return ApiError(503, "shutting_down", "the server is shutting down and takes no new requests", retry=False)
+
+
+def queue_full(error: QueueFull) -> ApiError:
+    return ApiError(429, "queue_full", error.message, retry=True, retry_after_s=error.retry_after_s)
 
 
 def not_completed(outcome: Outcome | None, code: str, message: str) -> ApiError:

@@ -9,44 +9,81 @@ import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gfdit.api.errors import ApiError
+from gfdit.api.headers import DAY_MS, ClassName, DeadlineMs, Priority, SchedulingHeaders
+from gfdit.api.pictures import BEST, Format
 from gfdit.api.service import Served, Service, Value
 from gfdit.core.work import Request
 from gfdit.errors import InputError
 
 MAX_SEED = 2**63 - 1
-DAY_MS = 24 * 3600 * 1000
 NS_PER_MS = 1_000_000
 
 
+class ExtraArgs(BaseModel):
+    """Scheduling fields as load generators for diffusion servers send them; keys that are not known are left alone.
+    Times are milliseconds; with an arrival the deadline is a point in time, without one a budget."""
+
+    model_config = ConfigDict(extra="ignore")
+    class_: Annotated[ClassName | None, Field(alias="runtime_v2_request_class")] = None
+    priority: Annotated[Priority | None, Field(alias="runtime_v2_priority")] = None
+    deadline: Annotated[float | None, Field(alias="runtime_v2_deadline_ms", allow_inf_nan=False)] = None
+    arrival: Annotated[float | None, Field(alias="runtime_v2_arrival_ms", allow_inf_nan=False)] = None
+
+    @model_validator(mode="after")
+    def _has_a_budget(self) -> Self:
+        budget = self.deadline_ms
+        if budget is not None and not 0 < budget <= DAY_MS:
+            raise ValueError(f"the budget is {budget:g} ms: above 0 and at most a day")
+        return self
+
+    @property
+    def deadline_ms(self) -> float | None:
+        """The budget."""
+        return None if self.deadline is None else self.deadline - (self.arrival or 0)
+
+    def fields(self) -> dict[str, object]:
+        """What it says, in our words."""
+        said = {"class_": self.class_, "priority": self.priority, "deadline_ms": self.deadline_ms}
+        return {name: value for name, value in said.items() if value is not None}
+
+
 class Generation(BaseModel):
-    """The fields of OpenAI's that have a meaning here, and gfdit's own."""
+    """OpenAI's fields and gfdit's own. `quality`, `background`, `style` and `moderation` are taken for the sake of
+    clients that send them, and change nothing."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     prompt: Annotated[str, Field(min_length=1, max_length=4000)]
     model: str | None = None
     n: Annotated[int, Field(ge=1, le=10)] = 1
     size: Annotated[str, Field(max_length=16, description="`auto`, or `WxH` in pixels")] = "auto"
-    response_format: Literal["b64_json"] = "b64_json"
-    output_format: Literal["png"] = "png"
+    width: Annotated[int, Field(ge=1, le=1 << 16)] | None = None
+    height: Annotated[int, Field(ge=1, le=1 << 16)] | None = None
+    response_format: Literal["b64_json", "url"] = "b64_json"
+    output_format: Format = "png"
+    output_compression: Annotated[int, Field(ge=0, le=100, description="quality of jpeg and webp")] = BEST
     stream: bool = False
+    partial_images: Annotated[int, Field(ge=0, le=3, description="at most; none are sent")] = 0
+    quality: Literal["auto", "standard", "hd", "low", "medium", "high"] = "auto"
+    background: Literal["auto", "opaque"] = "auto"
+    style: Literal["vivid", "natural"] | None = None
+    moderation: Literal["auto", "low"] = "auto"
     user: Annotated[str, Field(max_length=200)] | None = None
     negative_prompt: Annotated[str, Field(max_length=4000)] | None = None
     num_inference_steps: Annotated[int, Field(ge=1)] | None = None
     guidance_scale: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
     true_cfg_scale: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
-    class_: Annotated[str, Field(alias="class", min_length=1, max_length=100)] = "standard"
-    deadline_ms: Annotated[float, Field(gt=0, le=DAY_MS, allow_inf_nan=False, description="budget from now")] | None = (
-        None
-    )
-    priority: Annotated[int, Field(ge=-1_000_000, le=1_000_000, description="higher is sooner")] = 0
+    class_: Annotated[ClassName, Field(alias="class")] = "standard"
+    deadline_ms: DeadlineMs | None = None
+    priority: Priority = 0
     tenant: Annotated[str, Field(max_length=200)] | None = None
     preemptible: bool = True
+    extra_args: ExtraArgs | None = None
 
 
 FIELDS = sorted(field.alias or name for name, field in Generation.model_fields.items())
@@ -60,12 +97,16 @@ class Asked:
     inputs: Mapping[str, Value]
 
 
-def parse_body(body: bytes) -> Generation:
-    """Raises ApiError naming the field."""
+def parse_body(body: bytes, headers: SchedulingHeaders) -> Generation:
+    """The body; what `headers` say goes before what it says, that before its `extra_args`. Raises ApiError naming the
+    field."""
     try:
-        return Generation.model_validate_json(body)
+        parsed = Generation.model_validate_json(body)
     except ValidationError as error:
         raise _explain(error) from None
+    extra = {} if parsed.extra_args is None else parsed.extra_args.fields()
+    missing = {name: value for name, value in extra.items() if name not in parsed.model_fields_set}
+    return parsed.model_copy(update={**missing, **headers.model_dump(exclude_none=True)})
 
 
 def _explain(error: ValidationError) -> ApiError:
@@ -104,6 +145,7 @@ def ask(body: Generation, service: Service, name: str, seed: int) -> list[Asked]
         tokens = service.tokens(served.name, width, height)
     except InputError as error:
         raise ApiError(400, "invalid_size", str(error), param="size") from None
+    _check_format(body, served)
     inputs = _inputs(body, served)
     asked = []
     for index in range(body.n):
@@ -131,6 +173,16 @@ def ask(body: Generation, service: Service, name: str, seed: int) -> list[Asked]
     return asked
 
 
+def _check_format(body: Generation, served: Served) -> None:
+    """Raises ApiError for a combination that has no answer."""
+    if body.output_format != "png" and not served.draws:
+        message = f"`output_format` is `{body.output_format}`: `{served.name}` is emulated and makes no pictures"
+        raise ApiError(400, "invalid_value", message, param="output_format")
+    if body.stream and body.response_format == "url":
+        message = "`response_format` is `url`: a stream carries the picture itself"
+        raise ApiError(400, "invalid_value", message, param="response_format")
+
+
 def _model(body: Generation, service: Service) -> Served:
     models = service.models
     name = next(iter(models)) if body.model is None else body.model
@@ -142,25 +194,34 @@ def _model(body: Generation, service: Service) -> Served:
 
 def _size(body: Generation, served: Served) -> tuple[int, int]:
     """(width, height) in pixels."""
-    if body.size == "auto":
-        return served.default_width, served.default_height
-    width, cross, height = body.size.partition("x")
-    if not (cross and width.isascii() and width.isdigit() and height.isascii() and height.isdigit()):
-        raise ApiError(
-            400, "invalid_size", f"`size` is `{body.size}`: give `auto` or `WxH`, like `128x128`", param="size"
-        )
-    for side in (int(width), int(height)):
+    width, height, field = _asked_size(body, served)
+    for side in (width, height):
         if side % served.multiple_of or side == 0:
             nearest = max(served.multiple_of, round(side / served.multiple_of) * served.multiple_of)
-            message = f"`size` is `{body.size}`: {side} is not a multiple of {served.multiple_of}; {nearest} is"
-            raise ApiError(400, "invalid_size", message, param="size")
+            message = f"`{field}` is `{width}x{height}`: {side} is not a multiple of {served.multiple_of}; {nearest} is"
+            raise ApiError(400, "invalid_size", message, param=field)
         if not served.min_side <= side <= served.max_side:
             code = "size_too_large" if side > served.max_side else "invalid_size"
-            message = (
-                f"`size` is `{body.size}`: `{served.name}` makes {served.min_side} to {served.max_side} pixels a side"
-            )
-            raise ApiError(400, code, message, param="size")
-    return int(width), int(height)
+            sides = f"`{served.name}` makes {served.min_side} to {served.max_side} pixels a side"
+            raise ApiError(400, code, f"`{field}` is `{width}x{height}`: {sides}", param=field)
+    return width, height
+
+
+def _asked_size(body: Generation, served: Served) -> tuple[int, int, str]:
+    """(width, height, the field that says so), not checked yet."""
+    if body.width is not None or body.height is not None:
+        if body.width is None or body.height is None or body.size != "auto":
+            missing = "width" if body.width is None else "height" if body.height is None else "size"
+            message = "give `size`, or both `width` and `height`"
+            raise ApiError(400, "invalid_size", message, param=missing)
+        return body.width, body.height, "width"
+    if body.size == "auto":
+        return served.default_width, served.default_height, "size"
+    width, cross, height = body.size.partition("x")
+    if not (cross and width.isascii() and width.isdigit() and height.isascii() and height.isdigit()):
+        message = f"`size` is `{body.size}`: give `auto` or `WxH`, like `128x128`"
+        raise ApiError(400, "invalid_size", message, param="size")
+    return int(width), int(height), "size"
 
 
 def _inputs(body: Generation, served: Served) -> dict[str, Value]:

@@ -9,6 +9,7 @@ from types import TracebackType
 import uvicorn
 
 from gfdit.api.app import create_app
+from gfdit.api.request_ids import RequestIds
 from gfdit.api.service import Service
 from gfdit.errors import UsageError
 
@@ -28,7 +29,10 @@ class HttpServer:
             ) from None
         self._host, self._port = host, self._socket.getsockname()[1]
         config = uvicorn.Config(
-            create_app(service), log_level="warning", access_log=False, timeout_graceful_shutdown=round(STOP_S)
+            RequestIds(create_app(service)),
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=round(STOP_S),
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="http", daemon=True)

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from gfdit.core.work import Outcome, Request
+from gfdit.runtime.status import Status
 
 Value = str | int | float | bool | None
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """One model as clients see it. Sizes are pixels; `defaults`: its inputs when a client leaves them out."""
+    """One model as clients see it. Sizes are pixels; `defaults`: its inputs when a client leaves them out; `draws`:
+    whether its outputs are pictures (those of emulated devices are not)."""
 
     name: str
     default_width: int
@@ -25,6 +27,7 @@ class Served:
     guided: bool
     defaults: Mapping[str, Value] = field(default_factory=dict)
     max_steps: int = 1000
+    draws: bool = True
 
 
 class ProgressView(Protocol):
@@ -109,9 +112,18 @@ class Service(Protocol):
         ...
 
     def submit(self, request: Request, inputs: Mapping[str, Value]) -> Pending:
-        """Accept. Raises InputError for a request that cannot be served, ShuttingDown after the end of service."""
+        """Accept. Raises InputError for a request that cannot be served, QueueFull when too many wait, ShuttingDown
+        after the end of service."""
         ...
 
     def cancel(self, request_id: str) -> None:
         """The client gave up."""
+        ...
+
+    def status(self, *, detail: bool) -> Status:
+        """How the system is; `detail`: with what the last minute looked like."""
+        ...
+
+    def metrics(self, accept: str) -> tuple[bytes, str]:
+        """Metrics for a scraper that sent this `Accept` header, and their content type."""
         ...

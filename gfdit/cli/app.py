@@ -3,8 +3,9 @@
     0    done, nothing found          2    the command line is wrong
     1    findings, or a bad input     70   an error of gfdit's own            130   interrupted
 
-A command `x` is the function `x` in `gfdit/cli/x.py`. Only the module of the command that runs is imported, and
-it imports what is heavy (torch, numpy, zmq, rich) inside the function, so that `gfdit check` answers at once.
+A command `x` is the function (for a family of commands: the Typer) `x` in `gfdit/cli/x.py`. Only the module of the
+command that runs is imported, and it imports what is heavy (torch, numpy, zmq, rich) inside the function, so that
+`gfdit check` answers at once.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ from gfdit.errors import GfditError, InputError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = ("run", "submit", "sim", "replay", "profile", "check", "fmt", "policies", "version")
+COMMANDS = (
+    *("run", "submit", "status", "top", "sim", "bound", "workload", "compare", "replay", "trace", "profile"),
+    *("check", "fmt", "lint", "test", "convert", "explain", "cost", "diff", "policies", "version"),
+)
 EXIT_FOUND, EXIT_USAGE, EXIT_INTERNAL, EXIT_INTERRUPTED = 1, 2, 70, 130
 
 
@@ -39,10 +43,11 @@ class LazyGroup(TyperGroup):
             near = difflib.get_close_matches(cmd_name, COMMANDS, n=1)
             ctx.fail(f"no command `{cmd_name}`" + (f"; did you mean `{near[0]}`?" if near else ""))
         if cmd_name not in self.commands:
-            function = getattr(import_module(f"gfdit.cli.{cmd_name}"), cmd_name)
-            single = typer.Typer(add_completion=False, rich_markup_mode=None)
-            single.command(cmd_name)(function)
-            self.commands[cmd_name] = typer.main.get_command(single)
+            found = getattr(import_module(f"gfdit.cli.{cmd_name}"), cmd_name)
+            if not isinstance(found, typer.Typer):  # a command of its own, not a family of them
+                function, found = found, typer.Typer(add_completion=False, rich_markup_mode=None)
+                found.command(cmd_name)(function)
+            self.commands[cmd_name] = typer.main.get_command(found)
         return self.commands[cmd_name]
 
 

@@ -51,21 +51,25 @@ def check_text(name: str, text: str, params: dict[str, str], gpus: int | None = 
     """Checks one policy against the vocabulary; its neighbours and the shipped policies may be fallbacks."""
     from gfdit.lang.check import check as check_source
     from gfdit.lang.source import Source
+    from gfdit.policy.extending import expanded
     from gfdit.policy.library import fallback_names
     from gfdit.policy.vocabulary import schema
 
     policies = fallback_names(Path(name))
+    text = expanded(text, Path(name).resolve().parent)
     return check_source(Source(text, name), schema(), params, gpus=gpus, policies=policies)
 
 
 def read_policies(files: list[str]) -> list[tuple[str, str]]:
-    """Names as typed and texts; a folder stands for its `.pol` files, `-` for standard input."""
+    """Names as typed and texts; a folder stands for its policies, `-` for standard input."""
+    from gfdit.policy.library import policies_in
+
     found: list[tuple[str, str]] = []
     for name in files:
         if name == "-":
             found.append(("<stdin>", sys.stdin.read()))
         elif Path(name).is_dir():
-            inside = sorted(Path(name).glob("*.pol"))
+            inside = policies_in(Path(name))
             if not inside:
                 raise UsageError(f"no policies in folder `{name}`", hint="policy files end in .pol")
             found += [(str(path), read_text(path)) for path in inside]

@@ -10,6 +10,7 @@ import typer
 
 from gfdit.cli.check import read_text
 from gfdit.errors import PolicyError, UsageError
+from gfdit.policy.library import policies_in
 
 
 def fmt(
@@ -61,7 +62,7 @@ def _paths(files: list[str]) -> list[Path | None]:
         if name == "-":
             paths.append(None)
         elif path.is_dir():
-            paths += sorted(path.glob("*.pol"))
+            paths += policies_in(path)
         elif path.is_file():
             paths.append(path)
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from gfdit.cli.results import Figures, Pictures, write_summary
 from gfdit.cli.service import LiveService
 from gfdit.cli.summary_table import summary_table
 from gfdit.config import Environment, RunConfig
+from gfdit.core.events import Event
+from gfdit.core.scheduler import Decision
 from gfdit.live.system import LiveSystem, start_live
 from gfdit.report import report_of_journal
 from gfdit.runtime.journal import Journal
@@ -74,6 +77,19 @@ class Interrupts:
             signal.signal(number, handler)
 
 
+@dataclass(frozen=True, slots=True)
+class TimedObserver:
+    """Tells how many seconds each tick took `observer`."""
+
+    observer: Observer
+    tell: Callable[[float], None]
+
+    def record(self, now: int, events: Sequence[Event], decision: Decision, tick_seconds: float) -> None:
+        begin = time.perf_counter()
+        self.observer.record(now, events, decision, tick_seconds)
+        self.tell(time.perf_counter() - begin)
+
+
 def execute(config: RunConfig, look: Look) -> int:
     """Run it; returns the exit code. Raises GfditError for what cannot be started."""
     prepared = prepare(config, Environment.read())
@@ -83,7 +99,7 @@ def execute(config: RunConfig, look: Look) -> int:
         journal = Journal(config.out / "journal.sqlite", _header(prepared, config, system), system.scheduler)
         summary, pictures = Summary(system.workers), Pictures(config.out)
         try:
-            interrupted = _serve(config, look, prepared, system, pictures, (journal, summary))
+            interrupted = _serve(config, look, prepared, system, pictures, journal, summary)
         finally:
             journal.close()
     figures = _figures(prepared, config, summary)
@@ -117,13 +133,17 @@ def _serve(
     prepared: Prepared,
     system: LiveSystem,
     pictures: Pictures,
-    observers: Sequence[Observer],
+    journal: Journal,
+    summary: Summary,
 ) -> bool:
     """The loop, until the workload is served or the system has drained; returns whether it was interrupted."""
+    observers: list[Observer] = [journal, summary]
     with ExitStack() as stack:
         hint = "Ctrl-C drains and stops"
         if not prepared.requests:
-            server = stack.enter_context(HttpServer(LiveService(system, prepared.live.model), config.host, config.port))
+            service = LiveService(system, prepared.live.model, config.max_queue)
+            observers = [TimedObserver(journal, service.journal_committed), summary, *service.observers]
+            server = stack.enter_context(HttpServer(service, config.host, config.port))
             hint = f"serving on {server.url}; try: {_example(server.url, config)}"
         console = stack.enter_context(_console(config, look, prepared, system, hint))
         interrupts = stack.enter_context(Interrupts(system, console.say))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gfdit.cli.check import parse_settings
-from gfdit.config import DEFAULT_HOST, DEFAULT_PORT, Device, RunConfig, parse_workers
+from gfdit.config import DEFAULT_HOST, DEFAULT_PORT, DEFAULT_QUEUE, Device, RunConfig, parse_workers
 
 
 def run(
@@ -26,6 +26,9 @@ def run(
     time_scale: Annotated[float, typer.Option(help="Seconds of the table in one of ours (emulated devices).")] = 1.0,
     host: Annotated[str, typer.Option(help="Address to serve HTTP on.")] = DEFAULT_HOST,
     port: Annotated[int, typer.Option(help="Port to serve HTTP on; 0 takes a free one.")] = DEFAULT_PORT,
+    max_queue: Annotated[
+        int, typer.Option(help="Requests over HTTP that may wait for ranks; more are told to come back later.")
+    ] = DEFAULT_QUEUE,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="PARAM=VALUE", help="A value for a policy param.")
     ] = None,
@@ -51,6 +54,7 @@ def run(
         time_scale=time_scale,
         host=host,
         port=port,
+        max_queue=max_queue,
     )
     from gfdit.cli.live_run import Look, execute
 

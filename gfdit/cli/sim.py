@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gfdit.cli.check import parse_settings
+from gfdit.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +32,9 @@ def sim(
     report: Annotated[Path | None, typer.Option(help="Write a one-page HTML report.")] = None,
     journal: Annotated[Path | None, typer.Option(help="Keep the journal (`gfdit replay` reads it).")] = None,
     check: Annotated[bool, typer.Option("--check", help="Verify the scheduler's invariants on every tick.")] = False,
+    bound: Annotated[
+        bool, typer.Option("--bound", help="Also compute what no policy can beat (offline: may take minutes).")
+    ] = False,
     progress: Annotated[bool, typer.Option("--progress/--no-progress", help="A bar on stderr, on a terminal.")] = True,
 ) -> None:
     """Simulate a policy on a workload: the scheduler is the live one, durations come from the cost model."""
@@ -41,6 +45,7 @@ def sim(
     from rich.console import Console
 
     from gfdit import __version__
+    from gfdit.cli.bound import bounds_with_status
     from gfdit.cli.shipped import find_cost, find_workload
     from gfdit.cli.summary_table import summary_table
     from gfdit.core.scheduler import Scheduler
@@ -52,6 +57,8 @@ def sim(
     from gfdit.runtime.workload import load_workload
     from gfdit.sim.run import SimConfig, simulate
 
+    if bound and noise:
+        raise UsageError("--bound does not go with --noise", hint="the bounds hold for the table's own durations")
     params = parse_settings(set_ or [])
     path = find_workload(workload)
     config = SimConfig(
@@ -90,10 +97,13 @@ def sim(
             from gfdit.report import report_of_journal  # draws with matplotlib: only when asked for
 
             report_of_journal(kept, report)
+    result = dict(outcome.result)
+    if bound:
+        result["bound"] = bounds_with_status(config.requests, config.cost, gpus, progress).result()
     if json_:
-        print(json.dumps(outcome.result))
+        print(json.dumps(result))
         return
-    figures = {**outcome.result, "resizes_by_kind": outcome.summary.resizes_by_kind()}
+    figures = {**result, "resizes_by_kind": outcome.summary.resizes_by_kind()}
     title = f"policy {config.policy.name} on {gpus} simulated ranks"
     Console(file=sys.stdout, highlight=False).print(summary_table(figures, title=title))
 

@@ -20,12 +20,14 @@ class RequestCost:
     """Costs of one request, D degrees; +inf where a degree is not offered.
 
     `step_s[D]`: one denoising step. `rest_s[6, D]`: seconds of every stage but the denoising steps from that stage on;
-    `rest_gpu_s[6, D]`: the same in GPU-seconds. `alone_s`: the shortest latency that one fixed degree gives it.
+    `rest_gpu_s[6, D]`: the same in GPU-seconds. `stage_gpu_s[6]`: GPU-seconds of each stage at its cheapest degree, 0
+    for denoising, whose steps have costs of their own. `alone_s`: the shortest latency that one fixed degree gives it.
     """
 
     step_s: F8
     rest_s: F8
     rest_gpu_s: F8
+    stage_gpu_s: F8
     alone_s: float
 
 
@@ -55,6 +57,7 @@ class Estimator:
         step = np.full(len(self.degrees), np.inf)
         rest = np.full((len(STAGES), len(self.degrees)), np.inf)
         rest_gpu = rest.copy()
+        own_gpu = np.full(len(STAGES), np.inf)
         chain = self.cost.stages(request.model)
         for degree in self.offered(request.model):
             column = self._column[degree]
@@ -63,13 +66,16 @@ class Estimator:
             for stage in reversed(STAGES):
                 if stage in chain and stage is not Stage.DENOISE:
                     one = self.cost.seconds(request, stage, degree) + self.cost.dispatch_s
+                    one_gpu = one * (1 if stage in SINGLE_RANK_STAGES else degree)
                     seconds += one
-                    gpu_seconds += one * (1 if stage in SINGLE_RANK_STAGES else degree)
+                    gpu_seconds += one_gpu
+                    own_gpu[STAGE_CODE[stage]] = min(own_gpu[STAGE_CODE[stage]], one_gpu)
                 rest[STAGE_CODE[stage], column] = seconds
                 rest_gpu[STAGE_CODE[stage], column] = gpu_seconds
         first = STAGE_CODE[chain[0]]
         alone = float(np.min(rest[first] + request.steps * (step + self.cost.dispatch_s)))
-        return RequestCost(step + self.cost.dispatch_s, rest, rest_gpu, alone)
+        own_gpu[np.isinf(own_gpu)] = 0.0  # denoising, and stages that this model does not have
+        return RequestCost(step + self.cost.dispatch_s, rest, rest_gpu, own_gpu, alone)
 
     def learn(self, request: Request, stage: Stage, degree: int, seconds: float) -> None:
         """A denoising step took `seconds` on `degree` ranks; other stages are short and not corrected."""

@@ -70,12 +70,16 @@ class Prefer(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Run the row's next task on `degree` ranks (those of its stage). Listed most important first."""
+    """Run the row's next task on `degree` ranks (those of its stage). Listed most important first.
+
+    `within`: the only ranks that it may use; None: any.
+    """
 
     row: int
     degree: int
     prefer: tuple[Prefer, ...] = (Prefer.LAST_GPUS, Prefer.SAME_NODE)
     because: Because | None = None
+    within: frozenset[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

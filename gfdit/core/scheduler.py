@@ -7,7 +7,7 @@ checked by
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import assert_never
@@ -299,10 +299,12 @@ class Scheduler:
         self._reservations = tuple(
             r for r in self._reservations if to_ns(r.until_s) > now and r.request_id in self.trajectories
         )
-        return self._table.freeze(to_s(now), len(self.alive), len(self.alive) - self._busy(), self._reservations)
+        ranks = tuple(sorted(self.alive))
+        return self._table.freeze(to_s(now), ranks, self._idle(ranks), self._reservations)
 
-    def _busy(self) -> int:
-        return sum(rank in self.alive for rank in self.owner)
+    def _idle(self, ranks: Iterable[int]) -> tuple[int, ...]:
+        """Those of `ranks` that no task holds."""
+        return tuple(rank for rank in ranks if rank not in self.owner)
 
     def _admit(self, now: int) -> None:
         self._fresh = [t for t in self._fresh if t.state in (State.ARRIVED, State.DEFERRED)]
@@ -407,12 +409,9 @@ class Scheduler:
             t = self.trajectories[view.ids[turn.row]]
             if t.state in (State.WAITING, State.READY, State.PAUSED):
                 self._end(t, Trigger.REJECT, now, Outcome.REJECTED, "rejected", turn.message)
-        accepted = self._accept(view, proposal.places, refusals)
-        self._pause_others(accepted, now, moves)
-        idle = {rank for rank in self.alive if rank not in self.owner}
-        for place, t in sorted(accepted, key=lambda pair: _PLACING_ORDER[self._intent(pair[1], pair[0])]):
-            ranks = choose_ranks(place.degree, idle, t.group, self.topology, place.prefer)
-            idle.difference_update(ranks)
+        groups = self._groups(self._accept(view, proposal.places, refusals), refusals)
+        self._pause_others([t for _, t, _ in groups], now, moves)
+        for place, t, ranks in groups:
             self._run(t, ranks, place.because, now, moves)
         for cap in proposal.caps:
             victim = self.trajectories.get(view.ids[cap.row])
@@ -428,7 +427,7 @@ class Scheduler:
 
     def _accept(self, view: View, places: Sequence[Place], refusals: list[Refusal]) -> list[tuple[Place, Trajectory]]:
         """The places that can be carried out together, checked one by one in the policy's order."""
-        free = len(self.alive) - self._busy()
+        free = len(self._idle(self.alive))
         accepted: list[tuple[Place, Trajectory]] = []
         seen: set[int] = set()
         for place in places:
@@ -442,6 +441,23 @@ class Scheduler:
             free -= place.degree
             accepted.append((place, t))
         return accepted
+
+    def _groups(
+        self, accepted: list[tuple[Place, Trajectory]], refusals: list[Refusal]
+    ) -> list[tuple[Place, Trajectory, tuple[int, ...]]]:
+        """Ranks for each, who is disturbed least first. Those that must stay within some ranks may find too few."""
+        idle = set(self._idle(self.alive))
+        groups: list[tuple[Place, Trajectory, tuple[int, ...]]] = []
+        for place, t in sorted(accepted, key=lambda pair: _PLACING_ORDER[self._intent(pair[1], pair[0])]):
+            usable = idle if place.within is None else idle & place.within
+            ranks = choose_ranks(place.degree, usable, t.group, self.topology, place.prefer)
+            if not ranks:
+                text = f"wants {place.degree} ranks, {len(usable)} of those it may use are free"
+                refusals.append(Refusal(t.request.id, text))
+                continue
+            idle.difference_update(ranks)
+            groups.append((place, t, ranks))
+        return groups
 
     def _why_not(self, place: Place, t: Trajectory | None, free: int, again: bool) -> str | None:
         if t is None:
@@ -466,10 +482,10 @@ class Scheduler:
             return MoveKind.SHRINK if place.degree < len(t.group) else MoveKind.GROW
         return MoveKind.RESUME if t.started else MoveKind.START
 
-    def _pause_others(self, accepted: list[tuple[Place, Trajectory]], now: int, moves: list[Move]) -> None:
+    def _pause_others(self, placed: list[Trajectory], now: int, moves: list[Move]) -> None:
         """Whoever is between two tasks and was not placed again gives its ranks up."""
-        for _, placed in accepted:
-            self._ready.pop(placed.request.id, None)
+        for t in placed:
+            self._ready.pop(t.request.id, None)
         for t in self._ready.values():
             t.advance(Trigger.PAUSE, now)
             if t.stage is Stage.DENOISE and t.steps_done > 0:
@@ -521,7 +537,8 @@ class Scheduler:
         if t.stage is not Stage.DENOISE:
             return
         after = t.group
-        if t.steps_done == 0 and not resumed:
+        begun, t.begun = t.begun, True
+        if not begun:
             moves.append(Move(MoveKind.START, t.request.id, (), after, because))
         elif resumed:
             moves.append(Move(MoveKind.RESUME, t.request.id, (), after, because))

@@ -34,6 +34,7 @@ _FLOATS = [
     "waited_s",
     "group_since_s",
     "idle_since_s",
+    "stage_gpu_s",
 ]
 _INTS = ["model", "class_code", "tag", "tenant", "preemptible", "state", "stage", "sp", "last_sp", "started", "cap"]
 _F = {name: row for row, name in enumerate(_FLOATS)}
@@ -127,6 +128,7 @@ class Table:
         i[_I["class_code"]], i[_I["preemptible"]] = self._names["class"].code(t.class_name), t.preemptible
         i[_I["state"]], i[_I["stage"]], i[_I["started"]] = STATE_CODE[t.state], STAGE_CODE[t.stage], t.started
         i[_I["cap"]] = NO_CAP if t.cap is None else t.cap
+        f[_F["stage_gpu_s"]] = t.cost.stage_gpu_s[STAGE_CODE[t.stage]]
         self._rest[t.slot] = t.cost.rest_s[STAGE_CODE[t.stage]]
         self._rest_gpu[t.slot] = t.cost.rest_gpu_s[STAGE_CODE[t.stage]]
 
@@ -144,8 +146,10 @@ class Table:
         self._f[_F["group_since_s"], t.slot] = np.nan
         self._i[_I["sp"], t.slot] = 0
 
-    def freeze(self, now_s: float, gpus: int, free: int, reservations: tuple[Reservation, ...]) -> View:
-        """The view of this instant. O(live rows)."""
+    def freeze(
+        self, now_s: float, ranks: tuple[int, ...], idle: tuple[int, ...], reservations: tuple[Reservation, ...]
+    ) -> View:
+        """The view of this instant: all live ranks, and those of them that may be handed out. O(live rows)."""
         if self._slots is None:
             self._slots = np.fromiter((slot for _, _, slot in self._order), dtype=np.int64, count=len(self._order))
             self._ids = tuple(request_id for _, request_id, _ in self._order)
@@ -168,8 +172,8 @@ class Table:
         columns |= {name: i[row] for name, row in _I.items() if name not in ("started", "preemptible")}
         return View(
             now_s=now_s,
-            gpus=gpus,
-            free=free,
+            gpus=len(ranks),
+            free=len(idle),
             degrees=self._estimator.degrees,
             ids=self._ids,
             waited_s=f[_F["waited_s"]] + idle_for,
@@ -179,6 +183,8 @@ class Table:
             step_s=step,
             remaining_s=remaining,
             gpu_s=gpu,
+            ranks=ranks,
+            idle=idle,
             names={kind: names.all for kind, names in self._names.items()} | {"model": self._model_names.all},
             reservations=reservations,
             **columns,

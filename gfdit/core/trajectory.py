@@ -32,7 +32,8 @@ class Trajectory:
     holders: tuple[int, ...] = ()
     group: tuple[int, ...] = ()
     epoch: int | None = None
-    started: bool = False
+    started: bool = False  # some task has finished
+    begun: bool = False  # a denoising step was sent to ranks
     restorable: bool = True
     attempts: int = 0
     preemptions: int = 0
@@ -73,4 +74,4 @@ class Trajectory:
         """All state is lost: back to the first stage."""
         self.at_stage = self.steps_done = 0
         self.holders = self.group = ()
-        self.started = False
+        self.started = self.begun = False

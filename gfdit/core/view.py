@@ -35,8 +35,8 @@ class Reservation:
 class View:
     """N rows, D degrees. All arrays are read-only.
 
-    `free` counts the ranks this tick may hand out: idle ones and those of `READY` rows (a ready row keeps nothing by
-    right).
+    `idle` are the ranks this tick may hand out: those that nobody has and those of `READY` rows (a ready row keeps
+    nothing by right); `free` is their number. `ranks` are all live ones; `gpus` is their number.
     `plannable` rows are `WAITING | READY | PAUSED`; `RUNNING` rows are mid-task and can only be capped; `new` rows are
     `ARRIVED | DEFERRED` and await admission.
     """
@@ -77,6 +77,7 @@ class View:
     paused_for_s: F8  # time since it last lost its ranks; 0 while it has some
     group_since_s: F8  # when its present group was formed; nan without one
     started: B1  # some task has finished
+    stage_gpu_s: F8  # GPU-seconds of the whole next stage at its cheapest degree; 0 for denoising
     cap: I8  # largest degree it may have at its next boundary (0: must pause); a large number when not capped
 
     # per degree [N, D]; +inf where the degree is not offered to that row's model
@@ -84,6 +85,8 @@ class View:
     remaining_s: F8  # from now to the end of its last stage if it ran on at this degree, resharding included
     gpu_s: F8  # GPU-seconds of the same
 
+    ranks: tuple[int, ...]  # ascending, as is `idle`
+    idle: tuple[int, ...]
     names: dict[str, tuple[str, ...]]  # "model", "class", "tag", "tenant": code -> string
     reservations: tuple[Reservation, ...] = ()
 

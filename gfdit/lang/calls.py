@@ -38,10 +38,12 @@ def check_call(checker: Expressions, node: nodes.Call, place: Place) -> ir.Expr:
     args = tuple(_argument(checker, function, i, node, place) for i in range(len(node.args)))
     if any(arg.type.is_error for arg in args):
         return poison(node.span)
+    if Arg.WEIGHT in function.args:
+        return ir.Call(name, args, args[0].type, Level.TICK, node.span)
     if function.result is None:
         return _same(checker, node, args)
     level = max([function.level, *(arg.level for arg in args)])
-    if place is Place.TICK and level > Level.TICK:
+    if place in (Place.TICK, Place.STATE) and level > Level.TICK:
         report.add("N105", f"`{name}` varies by request, which means nothing in {place.value}", node.span)
         return poison(node.span)
     return ir.Call(name, args, function.result, level, node.span)
@@ -76,7 +78,42 @@ def _argument(checker: Expressions, function: Function, index: int, node: nodes.
         word = checker.scope.class_name(nodes.Ident(arg.name, arg.span))
         known = word == ANY or word in checker.scope.classes
         return ir.Const(word, enum_type("class"), arg.span) if known else poison(arg.span)
-    return checker.expr(arg, place)
+    if kind is Arg.POOL:
+        if not isinstance(arg, nodes.Name):
+            checker.report.add("T302", f"`{function.name}` takes {Arg.POOL.value}", arg.span)
+            return poison(arg.span)
+        pool = checker.scope.pool_name(nodes.Ident(arg.name, arg.span))
+        return poison(arg.span) if pool is None else ir.Const(pool, enum_type("pool"), arg.span)
+    if kind is Arg.WEIGHT:
+        return _weight(checker, function, arg)
+    value = checker.expr(arg, place)
+    if kind is Arg.WHOLE and not value.type.is_error:
+        return _whole(checker, function, arg, value)
+    return value
+
+
+def _whole(checker: Expressions, function: Function, arg: nodes.Expr, value: ir.Expr) -> ir.Expr:
+    """A number that does not vary by request."""
+    if not value.type.is_num:
+        text = f"`{function.name}` takes {Arg.WHOLE.value}, found {value.type.describe()}"
+        checker.report.add("T302", text, arg.span)
+    elif value.level > Level.TICK:
+        helps = f"average it over requests first, such as `{function.name}(mean({checker.text(arg)}), 20%)`"
+        checker.report.add("N105", f"`{function.name}` takes {Arg.WHOLE.value}", arg.span, helps)
+    else:
+        return value
+    return poison(arg.span)
+
+
+def _weight(checker: Expressions, function: Function, arg: nodes.Expr) -> ir.Expr:
+    what = f"the weight of `{function.name}`"
+    value = checker.constant(arg, NUM, what)
+    if value is None:
+        return poison(arg.span)
+    if not 0 < value <= 1:
+        checker.report.add("V404", f"{what} is {Arg.WEIGHT.value}", arg.span)
+        return poison(arg.span)
+    return ir.Const(value, NUM, arg.span)
 
 
 def _degree(checker: Expressions, function: Function, arg: nodes.Expr, place: Place) -> ir.Expr:

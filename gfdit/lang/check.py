@@ -13,10 +13,12 @@ from typing import TypeVar
 
 from gfdit.lang import lint, nodes
 from gfdit.lang import program as ir
+from gfdit.lang.carried import Carried
 from gfdit.lang.clauses import Clauses
 from gfdit.lang.diagnostics import Diagnostic, in_order, listing
 from gfdit.lang.expr import Expressions
 from gfdit.lang.parser import Parsed, parse
+from gfdit.lang.pools import Pools
 from gfdit.lang.report import Report
 from gfdit.lang.schema import Place, Schema
 from gfdit.lang.scope import Scope
@@ -81,10 +83,6 @@ def _too_deep(tree: nodes.Policy) -> Span | None:
 _ONCE = (nodes.Admit, nodes.Order, nodes.Triage, nodes.Aging, nodes.Allocate, nodes.Tick, nodes.Fallback)
 
 _LATER = {
-    nodes.Mode: "mode",
-    nodes.State: "state",
-    nodes.Pool: "pool",
-    nodes.Resize: "resize",
     nodes.Batch: "batch",
     nodes.React: "react",
 }
@@ -119,17 +117,23 @@ class _Checker:
         for item in items:
             if isinstance(item, nodes.Class) and self.scope.declare(item.name, "class"):
                 self.scope.classes[item.name.text] = item.name
-        lets = [item for item in items if isinstance(item, nodes.Let)]
+        pools = Pools(self.expressions, self.gpus)
+        pools.declare(items)
         clauses = Clauses(self.expressions, self.gpus, self.policies)
-        for let in lets:
-            clauses.let(let)
-        program = self._program(clauses)
+        carried = Carried(self.expressions)
+        for item in items:
+            if isinstance(item, nodes.Let):
+                clauses.let(item)
+            elif isinstance(item, (nodes.Mode, nodes.State)):
+                carried.add(item)
+        program = self._program(clauses, carried, pools)
         lint.check(self.parsed, self.expressions)
         return program
 
-    def _program(self, clauses: Clauses) -> ir.Program | None:
+    def _program(self, clauses: Clauses, carried: Carried, pools: Pools) -> ir.Program | None:
         items, header = self.parsed.tree.items, self.parsed.tree.header
-        stages = Stages(self.expressions, self.gpus, self.parsed.complete).clauses(items)
+        stages = Stages(self.expressions, self.gpus, pools, self.parsed.complete).clauses(items)
+        resizes = pools.resizes(items)
         classes = clauses.classes(items)
         admit = clauses.admit(self._only(nodes.Admit))
         order = clauses.order(self._only(nodes.Order), self.parsed.complete)
@@ -151,6 +155,10 @@ class _Checker:
             source=self.report.source,
             params=tuple(self.scope.params.values()),
             lets=tuple(self.scope.lets.values()),
+            modes=tuple(carried.modes),
+            states=tuple(carried.states),
+            pools=tuple(pools.pools),
+            resizes=resizes,
             classes=classes,
             admit=admit,
             order=order,
@@ -203,13 +211,12 @@ class _Checker:
         schema, report = self.scope.schema, self.report
         header = self.parsed.tree.header
         if header and header.extends:
-            report.later(schema, "extends", "extends", header.extends.span)
+            text = f"cannot extend `{header.extends.text}`: it is not there, does not parse, or extends this policy"
+            report.add("N103", text, header.extends.span, "a base lies beside the policy or is a shipped one")
         for item in self.parsed.tree.items:
             word = _LATER.get(type(item))
             if word:
                 report.later(schema, word, word, Span(item.span.start, item.span.start + len(word)))
-            if isinstance(item, (nodes.Mode, nodes.State, nodes.Pool)):
-                self.scope.lost.add(item.name.text)
 
     def _param(self, item: nodes.Param) -> None:
         if not self.scope.declare(item.name, "param"):

@@ -256,8 +256,22 @@ class Clauses:
         clause = self.at("allocate", item.span)
         if self.report.later(self.scope.schema, f"allocate.{item.kind}", item.kind, item.span):
             return ir.Allocate(ir.AllocateKind.GREEDY, 0, clause)
+        if item.kind == "knapsack" and item.key is not None:
+            value = self._value(item.key)
+            return ir.Allocate(ir.AllocateKind.KNAPSACK, 0, clause, value, item.goal == "maximizing")
         depth = self._whole(item.depth, NUM, "`backfill`") if item.depth is not None else 0
         return ir.Allocate(ir.AllocateKind(item.kind), depth, clause)
+
+    def _value(self, node: nodes.Expr) -> ir.Expr:
+        """What a knapsack adds up: a number for every request and degree."""
+        value = self.expressions.expr(node, Place.VALUE)
+        if not value.type.is_num and not value.type.is_error:
+            self.report.add("T302", f"a knapsack adds numbers up, found {value.type.describe()}", node.span)
+            return poison(node.span)
+        if value.level < Level.DEGREE and not value.type.is_error:
+            helps = "use `sp` in it, such as `if sp == 0 gpu then 0 else 1`"
+            self.report.add("L503", "the value is the same for every degree", node.span, helps)
+        return value
 
     def tick(self, item: nodes.Tick | None) -> ir.Tick:
         if item is None:

@@ -48,10 +48,13 @@ CODES: Final = MappingProxyType(
         "L503": (Severity.WARNING, "condition that is always the same"),
         "L504": (Severity.WARNING, "degrees out of order, repeated or not offered"),
         "L505": (Severity.WARNING, "preemptible class that may starve"),
+        "L506": (Severity.WARNING, "victims in the order of urgency"),
+        "L507": (Severity.WARNING, "mode without a gap between its thresholds"),
         "L508": (Severity.WARNING, "declared and never used"),
         "A601": (Severity.ERROR, "allocation larger than the cluster"),
         "A602": (Severity.WARNING, "degree that never fits"),
         "A603": (Severity.ERROR, "stage with no clause or with two"),
+        "A604": (Severity.ERROR, "pools that do not divide the cluster"),
     }
 )
 """Every code with its severity and what it is about."""

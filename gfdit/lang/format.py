@@ -106,7 +106,8 @@ class _Layout:
     def _statement(self, node: nodes.Formatted, indent: int) -> Iterator[_Line]:
         parts = list(pieces(node))
         text = " ".join(piece.text for piece in parts)
-        tall = isinstance(node, nodes.SpChoice)
+        valued = isinstance(node, nodes.Allocate) and isinstance(node.key, nodes.If)
+        tall = isinstance(node, nodes.SpChoice) or valued
         if (tall and self._was_tall(node, parts)) or (len(parts) > 1 and indent + len(text) > WIDTH):
             yield from self._broken(parts, indent, tall)
         else:

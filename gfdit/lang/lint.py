@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from gfdit.lang import nodes
+from gfdit.lang import lint_victims, nodes
 from gfdit.lang.expr import Expressions
 from gfdit.lang.parser import Parsed
 from gfdit.lang.report import Report
@@ -20,6 +20,7 @@ def check(parsed: Parsed, expressions: Expressions) -> None:
             _constant(condition, report)
     if parsed.complete:
         _starving(tree, report)
+        lint_victims.check(tree, report)
         _unused(tree, expressions)
 
 
@@ -94,11 +95,14 @@ def _starving(tree: nodes.Policy, report: Report) -> None:
                 report.add("L505", text, flag.span, helps)
 
 
+_NAMED = (nodes.Param, nodes.Let, nodes.Mode, nodes.State, nodes.Pool, nodes.Class)
+
+
 def _unused(tree: nodes.Policy, expressions: Expressions) -> None:
-    """L508: params, lets and empty classes that nothing reads."""
+    """L508: params, lets, modes, states, pools and empty classes that nothing reads."""
     used, report = expressions.scope.used, expressions.report
     for item in tree.items:
-        if not isinstance(item, (nodes.Param, nodes.Let, nodes.Class)) or item.name.text in used:
+        if not isinstance(item, _NAMED) or item.name.text in used:
             continue
         if isinstance(item, nodes.Class) and (item.fields or item.when is None):
             continue

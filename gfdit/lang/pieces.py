@@ -99,6 +99,9 @@ def pieces(node: nodes.Formatted) -> Iterator[Piece]:
     if isinstance(node, nodes.SpChoice):
         yield from _choice(node)
         return
+    if isinstance(node, nodes.Allocate) and isinstance(node.key, nodes.If):
+        yield from _valued(node, node.key)
+        return
     first = True
     for text in _texts(node):
         if text:
@@ -117,6 +120,19 @@ def _choice(node: nodes.SpChoice) -> Iterator[Piece]:
             _part("where", link.where),
         ]
         yield Piece(" ".join(word for word in words if word), link.span.start)
+
+
+def _valued(node: nodes.Allocate, value: nodes.If) -> Iterator[Piece]:
+    """An allocator whose value is an `if`: each branch may have its own line."""
+    head = [text for text in _system_texts(node)[:-1] if text]
+    yield Piece(" ".join([*head, node.goal]), node.span.start)
+    before = ""
+    rest: nodes.Expr = value
+    while isinstance(rest, nodes.If):
+        condition, then = expression(rest.condition, _OR), expression(rest.then, _OR)
+        yield Piece(f"{before}if {condition} then {then}", rest.span.start)
+        before, rest = "else ", rest.other
+    yield Piece(f"else {expression(rest)}", rest.span.start)
 
 
 def _texts(node: nodes.Formatted) -> Sequence[str]:

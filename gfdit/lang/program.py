@@ -43,7 +43,8 @@ class Name(Frozen):
 
 
 class LetRef(Frozen):
-    """The value of `Program.let(name)`: level TICK or REQUEST."""
+    """The value of a declared name: a `let` (level TICK or REQUEST), a `mode` (a bool, TICK) or a `state` (TICK, or
+    REQUEST when there is one value a class)."""
 
     name: str
     type: Type
@@ -138,6 +139,8 @@ class Call(Frozen):
     * element-wise: `max min` (two or more args), `clamp(x, low, high)`, `abs(x)`
     * per degree: `step_time remaining finish slack gain mem`, one arg: `Name` `sp`, `next` or `sp_best`, or a `Const`
     * per class, level TICK: `queued longest_wait miss_rate`, one arg: `Const` str, a class name or `any`
+    * per pool, level TICK: `free busy backlog`, one arg: `Const` str, a pool name
+    * carried from tick to tick, level TICK: `ewma(x, weight)`, the weight a `Const`
     """
 
     function: str
@@ -214,6 +217,67 @@ class ClassRule(Frozen):
     slo: float | None
     miss: float | None
     preemptible: bool
+    clause: Clause
+
+
+class Mode(Frozen):
+    """A named condition with hysteresis: on once `when` has held for `when_for` seconds, off once `until` has held for
+    `until_for`. Off at first. Both conditions are of level TICK and read what held before this tick."""
+
+    name: str
+    when: Expr
+    when_for: float
+    until: Expr
+    until_for: float
+    clause: Clause
+
+
+class State(Frozen):
+    """A number carried from tick to tick: `start`, then `next` every `every` seconds (None: on every tick), clamped to
+    `low` .. `high`.
+
+    `per_class`: one value for each class. Its `next` is then of level <= REQUEST, reads attributes of the class, and
+    its aggregates run over the requests of that class only.
+    """
+
+    name: str
+    per_class: bool
+    type: Type
+    start: float
+    low: float | None
+    high: float | None
+    next: Expr
+    every: float | None
+    clause: Clause
+
+
+class Pool(Frozen):
+    """A share of the cluster: `count` GPUs, or (None, one pool only) what the others leave."""
+
+    name: str
+    count: int | None
+    clause: Clause
+
+
+class Resize(Frozen):
+    """Changes a pool `by` so many GPUs, within `low` .. `high`, once `when` (level TICK) has held for `when_for` s
+    and its last change is `cooldown` s ago."""
+
+    pool: str
+    by: int
+    when: Expr
+    when_for: float
+    low: int
+    high: int
+    cooldown: float
+    clause: Clause
+
+
+class Spill(Frozen):
+    """Where a stage may go when its own pool has no room and `when` (level TICK) holds."""
+
+    pool: str
+    when: Expr
     clause: Clause
 
 
@@ -320,12 +384,14 @@ class ChosenDegree(Frozen):
 class Grow(Frozen):
     """After allocation, in plan order, one pass: the smallest wider degree for which `where` (level <= PAIR) holds.
 
-    `most`: at most this many GPUs for one request (level TICK), None: no cap.
+    `by`: keys of level <= PAIR; then not in plan order, but one step to a wider degree at a time, the one whose keys
+    are smallest. `most`: at most this many GPUs for one request (level TICK), None: no cap.
     """
 
     where: Expr | None
     most: Expr | None
     clause: Clause
+    by: tuple[OrderKey, ...] = ()
 
 
 class HoldKind(Enum):
@@ -346,6 +412,7 @@ class StageClause(Frozen):
 
     `sticky`: keep the present degree unless the finish improves by this ratio. `prefer`: names of the schema's
     preferences, strongest first. `reserve`: seconds for which free GPUs are held for a request that does not fit.
+    `pool`: the only GPUs it may use (None: the policy has no pools). `lanes`: at most so many requests at once.
     """
 
     stage: str
@@ -357,6 +424,9 @@ class StageClause(Frozen):
     prefer: tuple[str, ...]
     reserve: float | None
     clause: Clause
+    pool: str | None = None
+    lanes: int | None = None
+    spill: Spill | None = None
 
 
 class Action(Enum):
@@ -396,15 +466,20 @@ class Preempt(Frozen):
 class AllocateKind(Enum):
     GREEDY = "greedy"
     BACKFILL = "backfill"
+    KNAPSACK = "knapsack"
 
 
 class Allocate(Frozen):
     """GREEDY: walk the order, the first that does not fit is passed over. BACKFILL: strict order, except that up to
-    `depth` later requests may start if they fit beside the first that waits."""
+    `depth` later requests may start if they fit beside the first that waits. KNAPSACK: the choice of degrees with the
+    largest (`maximizing`) or smallest sum of `value`, an expression of level <= DEGREE in which `sp` is 0 for a request
+    that does not run; what that leaves free goes by GREEDY."""
 
     kind: AllocateKind
     depth: int
     clause: Clause | None
+    value: Expr | None = None
+    maximizing: bool = True
 
 
 class Tick(Frozen):
@@ -460,6 +535,10 @@ class Program(Frozen, ignore=("sha", "source")):
     source: Source
     params: tuple[Param, ...]
     lets: tuple[Let, ...]
+    modes: tuple[Mode, ...]
+    states: tuple[State, ...]
+    pools: tuple[Pool, ...]
+    resizes: tuple[Resize, ...]
     classes: tuple[ClassRule, ...]
     admit: tuple[AdmitRule, ...]
     order: Order

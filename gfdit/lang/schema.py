@@ -43,6 +43,8 @@ class Place(Enum):
     CHOOSE = "a choice of degree"
     GROW = "a `grow` condition"
     TICK = "a condition on the whole system"
+    STATE = "the next value of a state"
+    VALUE = "the value of a knapsack"
     WINNER = "a `preempt` condition"
     VICTIM = "a choice of victims"
     AGGREGATE = "an aggregate"
@@ -69,6 +71,8 @@ class Arg(Enum):
     POOL = "a pool name"
     SAME = "values of one type"
     NUMBER = "a number"
+    WHOLE = "a number of the whole system"
+    WEIGHT = "a ratio above 0% and up to 100%"
 
 
 class Function(Frozen):
@@ -108,7 +112,7 @@ class Schema(Frozen):
     `attributes` maps a name to its meaning per request or tick; `degrees` holds the meanings of `sp` and `next` where a
     degree is chosen (`sp` elsewhere is the present degree).
     `later` maps constructs that the grammar knows but this version does not run to the reason given to the user: keys
-    are clause keywords (`pool`), clause options (`preempt.demote`), names (`arrival_gap`) and functions (`free()`).
+    are clause keywords (`batch`), clause options (`preempt.demote`), names (`gpu_mem`) and functions (`mem()`).
     """
 
     attributes: Mapping[str, Attribute]

@@ -28,7 +28,10 @@ class Scope:
     lost: set[str] = field(default_factory=set)
     params: dict[str, program.Param] = field(default_factory=dict)
     lets: dict[str, program.Let] = field(default_factory=dict)
+    carried: dict[str, tuple[Type, Level]] = field(default_factory=dict)
+    """modes and states"""
     classes: dict[str, nodes.Ident] = field(default_factory=dict)
+    pools: dict[str, nodes.Ident] = field(default_factory=dict)
     requests: set[str] = field(default_factory=set)
     used: set[str] = field(default_factory=set)
     """declared names and schema names that some expression reads"""
@@ -36,7 +39,13 @@ class Scope:
     def declare(self, name: nodes.Ident, what: str) -> bool:
         """Checks that a new name is free; reports and returns False otherwise."""
         word = name.text
-        if word in self.params or word in self.lets or word in self.classes:
+        if (
+            word in self.params
+            or word in self.lets
+            or word in self.classes
+            or word in self.carried
+            or word in self.pools
+        ):
             self.report.add("N106", f"name `{word}` is declared twice", name.span)
         elif what != "class" and (word in self.schema.attributes or word in self.schema.degrees):
             doc = self.schema.attributes.get(word) or self.schema.degrees[word]
@@ -57,7 +66,9 @@ class Scope:
             self.used.add(word)
             return program.Const(param.value, param.type, node.span)
         if (let := self.lets.get(word)) and place is not Place.CONSTANT:
-            return self._let(let, node, place)
+            return self._declared(word, let.value.type, let.value.level, node, place)
+        if word in self.carried and place is not Place.CONSTANT:
+            return self._declared(word, *self.carried[word], node, place)
         if place is Place.DEGRADE and (knob := self.schema.knobs.get(word)):
             return program.Name(word, knob.type, Level.REQUEST, node.span)
         if attribute := self.attribute(word, place):
@@ -66,15 +77,15 @@ class Scope:
         self._missing(node, place)
         return poison(node.span)
 
-    def _let(self, let: program.Let, node: nodes.Name, place: Place) -> program.Expr:
-        self.used.add(let.name)
-        if place in (Place.TICK, Place.CLASS, Place.TEST) and let.value.level > Level.TICK:
-            text = f"`{let.name}` varies by request, which means nothing in {place.value}"
+    def _declared(self, word: str, kind: Type, level: Level, node: nodes.Name, place: Place) -> program.Expr:
+        """The value of a `let`, a mode or a state."""
+        self.used.add(word)
+        whole = place in (Place.TICK, Place.CLASS, Place.TEST) or (place is Place.STATE and word in self.lets)
+        if whole and level > Level.TICK:
+            text = f"`{word}` varies by request, which means nothing in {place.value}"
             self.report.add("N105", text, node.span)
             return poison(node.span)
-        if let.value.type.is_error:
-            return poison(node.span)
-        return program.LetRef(let.name, let.value.type, let.value.level, node.span)
+        return poison(node.span) if kind.is_error else program.LetRef(word, kind, level, node.span)
 
     def attribute(self, word: str, place: Place) -> Attribute | None:
         """The schema's entry for `word` at `place`; the candidate meaning of `sp` goes first."""
@@ -88,12 +99,13 @@ class Scope:
         """Every name that may be used at `place`."""
         entries = [*self.schema.attributes.values(), *self.schema.degrees.values()]
         built_in = [item.name for item in entries if item.places is None or place in item.places]
-        return [*self.params, *self.lets, *built_in, *(self.schema.knobs if place is Place.DEGRADE else ())]
+        knobs = self.schema.knobs if place is Place.DEGRADE else ()
+        return [*self.params, *self.lets, *self.carried, *built_in, *knobs]
 
     def _missing(self, node: nodes.Name, place: Place) -> None:
         word, report = node.name, self.report
         elsewhere = self.schema.degrees.get(word) or self.schema.attributes.get(word)
-        if elsewhere or word in self.lets:
+        if elsewhere or word in self.lets or word in self.carried:
             report.add("N105", f"`{word}` means nothing in {place.value}", node.span, self._instead(word, place))
         elif report.later(self.schema, word, word, node.span):
             pass
@@ -132,6 +144,17 @@ class Scope:
             other = f"classes are {listing(known)}" if known else "declare it: `class NAME when ... { ... }`"
             self.report.unknown("N103", "class", name.text, name.span, known, other)
         return name.text
+
+    def pool_name(self, name: nodes.Ident) -> str | None:
+        """A pool in a clause or a function; None for an unknown one, which is reported."""
+        if name.text in self.pools:
+            self.used.add(name.text)
+            return name.text
+        if name.text not in self.lost:
+            known = list(self.pools)
+            other = f"pools are {listing(known)}" if known else "declare it: `pool NAME = 2 gpu`"
+            self.report.unknown("N103", "pool", name.text, name.span, known, other)
+        return None
 
     def member(self, node: nodes.Expr, enum: Type) -> program.Const | None:
         """`node` as a member of `enum`, when it is a bare word or a string; None when it is something else."""

@@ -9,6 +9,7 @@ from gfdit.lang import nodes
 from gfdit.lang import program as ir
 from gfdit.lang.diagnostics import listing
 from gfdit.lang.expr import Expressions
+from gfdit.lang.pools import Pools
 from gfdit.lang.report import Report
 from gfdit.lang.schema import Level, Place, Schema
 from gfdit.lang.scope import poison
@@ -22,6 +23,7 @@ class Stages:
 
     expressions: Expressions
     gpus: int | None
+    pools: Pools
     complete: bool
     """false after a syntax error: what seems to be missing may be in the text that could not be read"""
     found: dict[str, ir.StageClause] = field(default_factory=dict)
@@ -58,18 +60,16 @@ class Stages:
         base = self.found.get(follows)
         if base is None:
             return None
-        return ir.StageClause(
-            name, follows, base.degree, base.grow, base.hold, base.sticky, base.prefer, base.reserve, base.clause
-        )
+        own = {field: getattr(base, field) for field in ir.StageClause._fields}
+        return ir.StageClause(**own | {"stage": name, "follows": follows})
 
     def _stage(self, item: nodes.Stage) -> None:
-        if item.pool is not None:
-            self.report.later(self.schema, "stage.on", "on", item.pool.span)
+        pool = self.pools.of_stage(item)
         by_kind = self._by_kind(item)
         degree = self._degree(item, by_kind)
         for name in item.names:
             if self._is_new(name):
-                self.found[name.text] = self._clause(name.text, item, degree, by_kind)
+                self.found[name.text] = self._clause(name.text, item, degree, by_kind, pool)
 
     def _is_new(self, name: nodes.Ident) -> bool:
         if name.text not in self.schema.stages:
@@ -88,10 +88,7 @@ class Stages:
         by_kind: dict[type, nodes.StageItem] = {}
         for part in item.items:
             kind = nodes.SpFixed if isinstance(part, nodes.SpChoice) else type(part)
-            if isinstance(part, (nodes.Lanes, nodes.Spill)):
-                word = "lanes" if isinstance(part, nodes.Lanes) else "spill"
-                self.report.later(self.schema, f"stage.{word}", word, part.span)
-            elif kind in by_kind:
+            if kind in by_kind:
                 word = self.report.source.slice(part.span).split()[0]
                 line, _ = self.report.source.position(by_kind[kind].span.start)
                 self.report.add("N106", f"`{word}` is given twice", part.span, f"the first is in line {line}")
@@ -105,9 +102,11 @@ class Stages:
         item: nodes.Stage,
         degree: ir.FixedDegree | ir.ChosenDegree,
         by_kind: dict[type, nodes.StageItem],
+        pool: str | None,
     ) -> ir.StageClause:
         prefix = f"stage.{stage}"
         grow, hold = by_kind.get(nodes.Grow), by_kind.get(nodes.Hold)
+        lanes, spill = by_kind.get(nodes.Lanes), by_kind.get(nodes.Spill)
         sticky, prefer, reserve = by_kind.get(nodes.Sticky), by_kind.get(nodes.Prefer), by_kind.get(nodes.Reserve)
         return ir.StageClause(
             stage=stage,
@@ -121,6 +120,9 @@ class Stages:
             if isinstance(reserve, nodes.Reserve)
             else None,
             clause=self._at(prefix, item.span),
+            pool=pool,
+            lanes=self.pools.lanes(lanes) if isinstance(lanes, nodes.Lanes) else None,
+            spill=self.pools.spill(spill, item.pool, f"{prefix}.spill") if isinstance(spill, nodes.Spill) else None,
         )
 
     def _at(self, name: str, span: Span) -> ir.Clause:
@@ -195,11 +197,18 @@ class Stages:
         if isinstance(degree, ir.FixedDegree):
             self.report.add("N105", "`grow` has no degrees to grow to", item.span, "it needs `sp in {...} gpu ...`")
             return None
-        if item.keys:
-            self.report.later(self.schema, "grow.keys", "grow by", item.keys[0].span)
         where = self.expressions.condition(item.where, Place.GROW) if item.where is not None else None
         most = self.expressions.slot(item.most, Place.TICK, GPUS, "`max`") if item.most is not None else None
-        return ir.Grow(where, most, self._at(f"{prefix}.grow", item.span))
+        by = tuple(self._grow_key(key) for key in item.keys)
+        return ir.Grow(where, most, self._at(f"{prefix}.grow", item.span), by)
+
+    def _grow_key(self, key: nodes.Key) -> ir.OrderKey:
+        value = self.expressions.expr(key.value, Place.GROW)
+        if value.type.kind not in (Kind.NUM, Kind.INSTANT, Kind.BOOL, Kind.ERROR):
+            text = f"`grow by` takes a number, an instant or a condition, found {value.type.describe()}"
+            self.report.add("T302", text, key.value.span)
+            value = poison(key.value.span)
+        return ir.OrderKey(value, key.direction == "desc")
 
     def _hold(self, item: nodes.Hold, prefix: str) -> ir.Hold:
         clause = self._at(f"{prefix}.hold", item.span)

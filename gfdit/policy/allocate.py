@@ -5,6 +5,7 @@ A `Draft` is the plan in the making. Ranks that `reserve` or a preemption sets a
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -20,7 +21,7 @@ from gfdit.policy.chooser import Choice, Choices, Rules, StageRule
 from gfdit.policy.columns import Frame, Tick
 from gfdit.policy.explain import Compared, quote, render
 
-READY = STATE_CODE[State.READY]
+READY, RUNNING = STATE_CODE[State.READY], STATE_CODE[State.RUNNING]
 _DENOISE, _DECODE = STAGE_CODE[Stage.DENOISE], STAGE_CODE[Stage.DECODE]
 SMALLEST_BLOCK = 32
 
@@ -31,11 +32,16 @@ class Draft:
 
     `places` is in order of importance. `claims`: row -> ranks that a preemption sets apart for it, withheld from all
     others. `gathering`: row -> (ranks, until): what `reserve` holds, withheld from the rows that come later.
+    `gpus`, `within`: the ranks of the pool that this is the plan of, and how many they are; of the cluster and None
+    without pools. `stages[6]`: those whose rows are planned here; None: all.
     """
 
     tick: Tick
     rules: Rules
     free: int
+    gpus: int
+    within: frozenset[int] | None = None
+    stages: B1 | None = None
     places: dict[int, tuple[int, Because]] = field(default_factory=dict)
     waits: dict[int, WaitReason] = field(default_factory=dict)
     claims: dict[int, int] = field(default_factory=dict)
@@ -50,6 +56,20 @@ class Draft:
 
     def __post_init__(self) -> None:
         self.view = self.tick.view
+
+    def plans(self, row: int) -> bool:
+        """Whether a row of this stage is planned here."""
+        return self.stages is None or bool(self.stages[self.view.stage[row]])
+
+    def lane_is_full(self, row: int) -> bool:
+        """Whether as many requests are in the stages of its clause as `lanes` allows."""
+        rule = self.rule(row)
+        if rule.lanes is None:
+            return False
+        number, view = self.rules.distinct.index(rule), self.view
+        inside = (view.state == RUNNING) & (self.rules.number_of_stage[view.stage] == number)
+        placed = sum(self.rule(other) is rule for other in self.places)
+        return int(np.count_nonzero(inside)) + placed >= rule.lanes
 
     def rule(self, row: int) -> StageRule:
         """The clause of its next stage."""
@@ -95,7 +115,7 @@ class Draft:
         for number, rule in enumerate(self.rules.distinct):
             mine = rows[number_of == number]
             if len(mine):
-                choices = Choices(rule, Frame(self.tick, mine))
+                choices = Choices(rule, Frame(self.tick, mine), self.gpus)
                 for k, row in enumerate(mine.tolist()):
                     self._choices[row] = choices, k
 
@@ -136,7 +156,8 @@ class Draft:
 
     def listed(self) -> tuple[Place, ...]:
         return tuple(
-            Place(row, degree, self.rule(row).prefer, because) for row, (degree, because) in self.places.items()
+            Place(row, degree, self.rule(row).prefer, because, self.within)
+            for row, (degree, because) in self.places.items()
         )
 
 
@@ -186,8 +207,8 @@ class Walk:
         draft = self.draft
         reason = WaitReason.RESERVED if draft.withheld else WaitReason.NO_FREE_GPU
         draft.waits.update(dict.fromkeys(rest.tolist(), reason))
-        for row in draft.held:
-            draft.waits.pop(row, None)
+        for row in draft.places.keys() & draft.waits.keys():
+            del draft.waits[row]
         if draft.aside:
             for row in draft.waits.keys() & draft.aside.keys():
                 draft.waits[row] = WaitReason.SET_ASIDE
@@ -198,6 +219,9 @@ class Walk:
 
     def _visit(self, row: int) -> None:
         draft = self.draft
+        if draft.lane_is_full(row):
+            draft.waits[row] = WaitReason.LANE_FULL
+            return
         limit = min(draft.available(row), draft.cap(row))
         choice = draft.pick(row, limit)
         if draft.rule(row).reserve_s is not None and self._gathers(row, choice):
@@ -217,7 +241,7 @@ class Walk:
         """
         draft, view = self.draft, self.draft.view
         request_id = view.ids[row]
-        first = draft.pick(row, view.gpus)
+        first = draft.pick(row, draft.gpus)
         if first is None or (choice is not None and choice.degree >= first.degree):
             self._reserving.pop(request_id, None)
             return False
@@ -241,7 +265,7 @@ class Walk:
         choices, k = draft.choices(row)
         if not choices.any_offered(k):
             return WaitReason.NEVER_FITS
-        if choices.pick(k, draft.view.gpus) is None:
+        if choices.pick(k, draft.gpus) is None:
             draft.recheck = True
             return WaitReason.POLICY_WAITS
         return WaitReason.RESERVED if choices.pick(k, draft.free) is not None else WaitReason.NO_FREE_GPU
@@ -267,8 +291,11 @@ def grow(draft: Draft) -> None:
             by_rule.setdefault(rule, []).append(row)
     tests = {row: (test, k) for rule, rows in by_rule.items() for k, row, test in _pair_tests(draft, rule, rows)}
     for row in list(draft.places):
-        if row in tests:
+        if row in tests and not draft.rule(row).grow_by:
             _grow_one(draft, row, *tests[row])
+    for rule, rows in by_rule.items():
+        if rule.grow_by:
+            _grow_by_keys(draft, rule, rows, [tests[row] for row in rows])
 
 
 def _pair_tests(draft: Draft, rule: StageRule, rows: list[int]) -> Iterator[tuple[int, int, PairTests]]:
@@ -284,12 +311,40 @@ def _pair_tests(draft: Draft, rule: StageRule, rows: list[int]) -> Iterator[tupl
     return ((k, row, tests) for k, row in enumerate(rows))
 
 
-def _grow_one(draft: Draft, row: int, tests: PairTests, k: int) -> None:
+def _grow_by_keys(draft: Draft, rule: StageRule, rows: list[int], tests: list[tuple[PairTests, int]]) -> None:
+    """One step to a wider degree at a time, the best by the keys first; of equals the earlier in the plan."""
+    size = len(draft.view.degrees)
+    frame = Frame(draft.tick, np.array(rows))
+    shape = (len(rows), size, size)
+    found = [np.broadcast_to(np.asarray(key(frame), dtype=np.float64), shape) for key in rule.grow_by]
+    keys = [np.where(np.isnan(key), np.inf, key).tolist() for key in found]
+    heap: list[tuple[list[float], int, int, int]] = []
+
+    def offer(at: int) -> None:
+        """The next step of a row, if it has one."""
+        step = _next_step(draft, rows[at], *tests[at])
+        if step is not None:
+            here, wider = step
+            heapq.heappush(heap, ([key[at][here][wider] for key in keys], at, here, wider))
+
+    for at in range(len(rows)):
+        offer(at)
+    while heap:
+        _, at, here, wider = heapq.heappop(heap)
+        if _next_step(draft, rows[at], *tests[at]) == (here, wider):  # what is left may have become too little
+            degrees, (test, k) = draft.view.degrees, tests[at]
+            values = quote(test.compared, (k, here, wider), degrees[here], degrees[wider])
+            draft.resize(rows[at], degrees[wider], Because("grow", rule.grow_line, values))
+        offer(at)
+
+
+def _next_step(draft: Draft, row: int, tests: PairTests, k: int) -> tuple[int, int] | None:
+    """Columns of its present degree and of the narrowest wider one that it may grow to now."""
     degrees = draft.view.degrees
     choices, at = draft.choices(row)
-    degree, because = draft.places[row]
+    degree, _ = draft.places[row]
     if degree not in degrees:
-        return
+        return None
     here = degrees.index(degree)
     limit = min(degree + draft.available(row), tests.most, draft.cap(row))
     for column in range(here + 1, len(degrees)):
@@ -297,8 +352,15 @@ def _grow_one(draft: Draft, row: int, tests: PairTests, k: int) -> None:
         if wider > limit:
             break
         if choices.allows(at, wider) and tests.passes[k][here][column] and not draft.sticks(row, wider):
-            values = quote(tests.compared, (k, here, column), degrees[here], wider)
-            because = Because("grow", choices.rule.grow_line, values)
-            here = column
-    if degrees[here] != degree:
-        draft.resize(row, degrees[here], because)
+            return here, column
+    return None
+
+
+def _grow_one(draft: Draft, row: int, tests: PairTests, k: int) -> None:
+    """To the widest degree that it comes to step by step."""
+    degrees = draft.view.degrees
+    line = draft.rule(row).grow_line
+    while (step := _next_step(draft, row, tests, k)) is not None:
+        here, wider = step
+        values = quote(tests.compared, (k, here, wider), degrees[here], degrees[wider])
+        draft.resize(row, degrees[wider], Because("grow", line, values))

@@ -32,11 +32,12 @@ class Choice:
 
 
 class Choices:
-    """One clause evaluated over the rows of a frame."""
+    """One clause evaluated over the rows of a frame; `most`: ranks of the cluster, or of the pool they are in."""
 
-    def __init__(self, rule: StageRule, frame: Frame) -> None:
+    def __init__(self, rule: StageRule, frame: Frame, most: int) -> None:
         self.rule = rule
         self._degrees = frame.view.degrees
+        self._size = frame.size
         self._allowed: list[list[bool]] | None = None
         self._masks: list[list[list[bool]]] = []
         self._keys: list[list[list[float]] | None] = []
@@ -44,7 +45,7 @@ class Choices:
         self._offered: B1 | None = None
         if rule.single and rule.fixed is not None:
             return  # one rank whatever the tables say
-        self._offered = np.isfinite(frame.column("#step")) & (frame.tick.degrees <= frame.view.gpus)
+        self._offered = np.isfinite(frame.column("#step")) & (frame.tick.degrees <= most)
         if isinstance(rule.clause.degree, FixedDegree):
             self._fixed(frame, self._offered)
         else:
@@ -66,6 +67,18 @@ class Choices:
             self._masks.append(mask.tolist())
             self._compared.append(compared)
             self._keys.append(alternative.keys(frame, allowed.shape))
+
+    def admitted(self) -> B1:
+        """`[K, D]`: the degrees that some alternative admits, whatever it prefers. `[K, 1]` of one-rank stages."""
+        if self.rule.single:
+            able = [self._pick_single(k) is not None for k in range(self._size)]
+            return np.array(able, dtype=bool)[:, None]
+        masks = [np.array(mask, dtype=bool) for mask in self._masks_before_wait()]
+        return np.logical_or.reduce(masks) if masks else np.zeros((self._size, len(self._degrees)), dtype=bool)
+
+    def _masks_before_wait(self) -> list[list[list[bool]]]:
+        picks = [alternative.pick for alternative in self.rule.alternatives]
+        return self._masks[: picks.index(Pick.WAIT)] if Pick.WAIT in picks else self._masks
 
     def any_offered(self, k: int) -> bool:
         """Whether this row could ever run under the clause on this cluster."""
@@ -148,13 +161,18 @@ def _stand_in(allowed: B1, offered: B1, below: B1) -> B1:
     return allowed
 
 
+def title_of(number: int) -> str:
+    """How decisions name the alternative at this place of the chain, from 0."""
+    return f"sp, {_ORDINAL[number] if number < len(_ORDINAL) else f'{number + 1}th'} alternative"
+
+
 class CompiledAlternative:
     """One link of a chooser's chain."""
 
     def __init__(self, number: int, alternative: Alternative, compiler: Compiler) -> None:
         self.pick = alternative.pick
         self.line = alternative.clause.line
-        self.title = f"sp, {_ORDINAL[number] if number < len(_ORDINAL) else f'{number + 1}th'} alternative"
+        self.title = title_of(number)
         self._where = None if alternative.where is None else Condition(compiler, alternative.where, Level.DEGREE)
         self._key = None if alternative.key is None else compiler.expr(alternative.key, Level.DEGREE)
 
@@ -196,9 +214,11 @@ class StageRule:
         self.because_hold = Because("hold", clause.hold.clause.line if clause.hold else 0)
         self.sticky = clause.sticky
         self.reserve_s = clause.reserve
+        self.lanes = clause.lanes
         grow = None if self.single else clause.grow
         self.grow_line = grow.clause.line if grow else 0
         self.grows = grow is not None
+        self.grow_by = () if grow is None else tuple(compiler.key(key, Level.PAIR) for key in grow.by)
         self.grow_where = None if grow is None or grow.where is None else Condition(compiler, grow.where, Level.PAIR)
         self.grow_most = None if grow is None or grow.most is None else compiler.expr(grow.most, Level.TICK)
 

@@ -34,6 +34,7 @@ WITHOUT_GPUS = _by_state(State.WAITING, State.PAUSED)
 WITH_GPUS = _by_state(State.READY, State.RUNNING)
 LIVE = PLANNABLE | WITH_GPUS  # admitted
 NEW = _by_state(State.ARRIVED, State.DEFERRED)
+EVERYBODY = -1
 
 
 class ClassTable:
@@ -82,14 +83,16 @@ class ClassTable:
 
 
 class Tick:
-    """One evaluation: the view, and what the policy derives from it once."""
+    """One evaluation: the view, and what the policy derives from it once. `offered`: the degrees under test."""
 
-    __slots__ = ("aging", "classes", "columns", "degrees", "scalars", "view")
+    __slots__ = ("aging", "classes", "columns", "degrees", "offered", "part", "scalars", "view")
 
     def __init__(self, view: View, classes: ClassTable, aging: Aging | None) -> None:
         self.view = view
+        self.part = EVERYBODY  # the class that aggregates run over
         self.classes = classes
         self.aging = aging
+        self.offered: tuple[int, ...] = view.degrees
         self.degrees: F8 = np.array(view.degrees, dtype=np.float64)
         self.scalars: dict[str, Any] = {}
         self.columns: dict[str, Array] = {}
@@ -100,6 +103,14 @@ class Tick:
             found = self.columns["class"] = self.classes.of_admitted(self)
         return found
 
+    def of_class(self, number: int) -> Tick:
+        """The same tick, its aggregates over the requests of one class only."""
+        part = Tick(self.view, self.classes, self.aging)
+        part.part, part.columns = number, self.columns
+        live = self.live()
+        part.scalars["live"] = Frame(part, live.rows[live.column("class") == number])
+        return part
+
     def live(self) -> Frame:
         """All admitted rows: what aggregates run over."""
         found: Frame | None = self.scalars.get("live")
@@ -109,7 +120,14 @@ class Tick:
 
     def column_of(self, degree: float) -> int | None:
         """Column of a degree in the tables; None when the cluster does not offer it."""
-        return self.view.degrees.index(int(degree)) if degree in self.view.degrees else None
+        return self.offered.index(int(degree)) if degree in self.offered else None
+
+    def with_none(self) -> Tick:
+        """The same tick with 0 as the first degree under test: not to run."""
+        other = Tick(self.view, self.classes, self.aging)
+        other.offered, other.degrees = (0, *self.offered), np.concatenate([[0.0], self.degrees])
+        other.scalars, other.columns, other.part = self.scalars, self.columns, self.part
+        return other
 
 
 class Frame:
@@ -137,6 +155,16 @@ class Frame:
         if found is None:
             found = self._known[name] = make(self)
         return found
+
+
+def frame_with_none(tick: Tick, frame: Frame) -> Frame:
+    """The rows of `frame` in a tick `with_none`: at degree 0 a request never ends and gains nothing."""
+
+    def padded(table: F8, value: float) -> F8:
+        return np.concatenate([np.full((frame.size, 1), value), table], axis=1)
+
+    tables = {"#step": np.inf, "#remaining": np.inf, "#gpu": np.inf, "#slack": -np.inf, "#gain": 0.0}
+    return Frame(tick, frame.rows, {name: padded(frame.column(name), value) for name, value in tables.items()})
 
 
 def _plain(field: str) -> Callable[[Frame], Array]:
@@ -249,3 +277,6 @@ SYSTEM: dict[str, Callable[[View], float]] = {
     "load": lambda view: view.load,
 }
 """Attributes with one value a tick."""
+
+ARRIVALS = frozenset({"arrival_gap", "arrival_rate"})
+"""Attributes of the whole system that the policy itself keeps, as it does modes and states."""

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any, assert_never
 
 import numpy as np
 
-from gfdit.core.view import B1
+from gfdit.core.view import B1, STAGE_CODE
+from gfdit.core.work import Stage
 from gfdit.lang.program import (
     Aggregate,
     AggregateKind,
@@ -31,14 +33,16 @@ from gfdit.lang.program import (
     Let,
     LetRef,
     Member,
+    Mode,
     Name,
     OrderKey,
+    State,
     Unary,
     UnaryOp,
 )
 from gfdit.lang.schema import Level
 from gfdit.lang.types import Kind
-from gfdit.policy.columns import SYSTEM, WITHOUT_GPUS, Fn, Frame, gather, symbols
+from gfdit.policy.columns import ARRIVALS, PLANNABLE, SYSTEM, WITHOUT_GPUS, Fn, Frame, Tick, gather, symbols
 
 _BINARY: dict[BinaryOp, Callable[[Any, Any], Any]] = {
     BinaryOp.ADD: operator.add,
@@ -54,6 +58,7 @@ COMPARE: dict[CompareOp, Callable[[Any, Any], Any]] = {
     CompareOp.GT: operator.gt,
     CompareOp.GE: operator.ge,
 }
+_DENOISE = STAGE_CODE[Stage.DENOISE]
 _TABLE = {"step_time": "#step", "remaining": "#remaining", "finish": "#remaining", "slack": "#slack", "gain": "#gain"}
 _MISSING = {"slack": -np.inf, "gain": 0.0}  # at a degree that is not offered, or of a request without GPUs
 
@@ -71,22 +76,42 @@ def lift(fn: Fn, level: Level, to: Level) -> Fn:
     raise ValueError(f"a value of level {level.name} does not fit level {to.name}")
 
 
-class Compiler:
-    """Compiles the expressions of one program; `let`s are computed once a frame, aggregates once a tick."""
+Watch = Callable[[Expr, Any], None]
+"""Told of every condition that was evaluated, with the truth it had."""
 
-    def __init__(self, lets: tuple[Let, ...]) -> None:
+
+class Compiler:
+    """Compiles the expressions of one program; `let`s are computed once a frame, aggregates once a tick.
+
+    `watch` sees what each condition came to, for coverage; without one, watching costs nothing.
+    """
+
+    def __init__(
+        self,
+        lets: tuple[Let, ...],
+        watch: Watch | None = None,
+        modes: tuple[Mode, ...] = (),
+        states: tuple[State, ...] = (),
+    ) -> None:
+        self.watch = watch
         self._lets: dict[str, tuple[Fn, Level]] = {}
         self._aggregates = 0
+        for mode in modes:
+            self._lets[mode.name] = _carried(mode.name), Level.TICK
+        for state in states:
+            found = _carried(state.name)
+            self._lets[state.name] = (_of_class(found), Level.REQUEST) if state.per_class else (found, Level.TICK)
         for let in lets:
             self._lets[let.name] = self._expr(let.value), let.value.level
 
     def expr(self, expr: Expr, level: Level) -> Fn:
         """`expr` in the shape of `level`, which must not be below its own."""
-        return lift(self._expr(expr), expr.level, level)
+        fn = lift(self._expr(expr), expr.level, level)
+        return fn if self.watch is None or expr.type.kind is not Kind.BOOL else _watched(fn, expr, self.watch)
 
-    def key(self, key: OrderKey) -> Fn:
-        """A sort key `[K]` or a scalar, smaller first."""
-        fn = self._expr(key.value)
+    def key(self, key: OrderKey, level: Level | None = None) -> Fn:
+        """A sort key `[K]` or a scalar, smaller first; or in the shape of `level`."""
+        fn = self._expr(key.value) if level is None else self.expr(key.value, level)
         if key.value.type.kind is Kind.BOOL:
             inner, fn = fn, lambda frame: np.asarray(inner(frame), dtype=np.float64)
         return (lambda frame: np.negative(fn(frame))) if key.descending else fn
@@ -143,6 +168,8 @@ class Compiler:
         if name in SYSTEM:
             read = SYSTEM[name]
             return lambda frame: read(frame.view)
+        if name in ARRIVALS:
+            return _carried(name)
         if name == "next":
             return lambda frame: frame.tick.degrees[None, None, :]
         if name == "sp" and expr.level is Level.DEGREE:
@@ -187,6 +214,10 @@ class Compiler:
             case "abs":
                 fn = self._expr(expr.args[0])
                 return lambda frame: np.abs(fn(frame))
+            case "ewma":
+                return self._moving_average(expr)
+            case "free" | "busy" | "backlog":
+                return _of_pool(expr)
             case "queued":
                 return self._over_class(expr, lambda frame, mask: float(np.count_nonzero(mask)))
             case "longest_wait":
@@ -233,6 +264,21 @@ class Compiler:
 
         return compute
 
+    def _moving_average(self, expr: Call) -> Fn:
+        """One value a tick and part (a class in a `state` of classes, else everybody), carried to the next tick."""
+        self._aggregates += 1
+        key, x = f"ewma {self._aggregates}", self._expr(expr.args[0])
+        assert isinstance(expr.args[1], Const)
+        average = MovingAverage(float(expr.args[1].value))
+
+        def compute(frame: Frame) -> float:
+            tick = frame.tick
+            if key not in tick.scalars:
+                tick.scalars[key] = average.step(tick.part, tick.view.now_s, float(np.asarray(x(frame)).flat[0]))
+            return float(tick.scalars[key])
+
+        return compute
+
     def _aggregate(self, expr: Aggregate) -> Fn:
         """One number a tick. Over nothing: sums, counts and means are 0, the maximum is -inf, the minimum +inf."""
         self._aggregates += 1
@@ -253,6 +299,81 @@ class Compiler:
             return float(scalars[key])
 
         return compute
+
+
+class MovingAverage:
+    """`ewma`: moves towards a new value once an instant, from the first one on. What is not finite is left out."""
+
+    def __init__(self, weight: float) -> None:
+        self._weight = weight
+        self._parts: dict[int, tuple[float, float]] = {}  # part -> (when, average)
+
+    def step(self, part: int, now_s: float, value: float) -> float:
+        at, average = self._parts.get(part, (-np.inf, np.nan))
+        if now_s > at and np.isfinite(value):
+            average = value if np.isnan(average) else average + self._weight * (value - average)
+            self._parts[part] = now_s, average
+        return average
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a pool is on one tick: `idle` of its `size` ranks may be handed out; `stages[6]`: those that run in it."""
+
+    name: str
+    ranks: frozenset[int]
+    size: int
+    idle: int
+    stages: B1
+
+
+def _of_pool(expr: Call) -> Fn:
+    """`free`, `busy`, `backlog`: of a share that `pools.py` put into the tick."""
+    arg = expr.args[0]
+    assert isinstance(arg, Const)
+    key, function = f"pool {arg.value}", expr.function
+
+    def compute(frame: Frame) -> float:
+        share: Share = frame.tick.scalars[key]
+        if function == "free":
+            return float(share.idle)
+        if function == "busy":
+            return (share.size - share.idle) / share.size if share.size else 0.0
+        return _backlog(frame.tick, share)
+
+    return compute
+
+
+def _backlog(tick: Tick, share: Share) -> float:
+    """Seconds that the pool needs for the next stage of every row that waits for it."""
+    key = f"backlog {share.name}"
+    if key not in tick.scalars:
+        view = tick.view
+        begun = (view.stage == _DENOISE) & (view.steps_done > 0)  # goes on rather than waits
+        waits = PLANNABLE[view.state] & share.stages[view.stage] & (WITHOUT_GPUS[view.state] | ~begun)
+        frame = Frame(tick, np.flatnonzero(waits))
+        steps = frame.column("steps_left") * np.min(frame.column("#step") * tick.degrees, axis=1, initial=np.inf)
+        work = np.where(view.stage[frame.rows] == _DENOISE, steps, view.stage_gpu_s[frame.rows])
+        tick.scalars[key] = float(work.sum()) / share.size if share.size else 0.0
+    return float(tick.scalars[key])
+
+
+def _carried(name: str) -> Fn:
+    """A mode or state: its value of this tick, put there by `memory.py`."""
+    return lambda frame: frame.tick.scalars[f"carried {name}"]
+
+
+def _of_class(values: Fn) -> Fn:
+    return lambda frame: values(frame)[frame.column("class")]
+
+
+def _watched(fn: Fn, expr: Expr, watch: Watch) -> Fn:
+    def tell(frame: Frame) -> Any:
+        truth = fn(frame)
+        watch(expr, truth)
+        return truth
+
+    return tell
 
 
 def _reduce(kind: AggregateKind, values: np.ndarray) -> float:

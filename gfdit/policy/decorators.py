@@ -22,13 +22,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar, cast
 
 from gfdit.errors import PolicyError
 from gfdit.lang import nodes
 from gfdit.lang.format import format_tree
+from gfdit.lang.frozen import Frozen
+from gfdit.lang.parser import parse
+from gfdit.lang.render import render
+from gfdit.lang.source import NOWHERE, Source
 from gfdit.policy.tracing import Degrees, Operand, Row, Symbol, name, to_node
 
 Pair = tuple[Operand, Operand]
+N = TypeVar("N")
 
 
 class TracedPolicy:
@@ -44,6 +50,13 @@ class Clause:
     """Syntax of one item. Items come out in the order of the class body."""
 
     item: nodes.Item
+
+
+@dataclass(slots=True)
+class Written:
+    """Items written in the language itself."""
+
+    items: tuple[nodes.Item, ...]
 
 
 @dataclass(slots=True)
@@ -101,6 +114,8 @@ def _items(body: Mapping[str, object]) -> list[nodes.Item]:
             drafts.append(value)
         elif isinstance(value, Symbol) and value.declares is not None:
             drafts.append(Clause(value.declares))
+        elif isinstance(value, Written):
+            drafts += map(Clause, value.items)
         elif isinstance(value, GrowDraft):
             growing.append(value)
     for grown in growing:
@@ -326,9 +341,33 @@ def tick(every: Operand | None = None, on: Sequence[str] = ()) -> Clause:
     return Clause(nodes.Tick(None if every is None else to_node(every), _idents(on)))
 
 
+def guard(name: str, condition: Operand, otherwise: str = "alert") -> Clause:
+    """`guard name: condition else alert`, or `otherwise="fallback"`."""
+    return Clause(nodes.Guard(nodes.Ident(name), to_node(condition), otherwise))
+
+
+def pol(text: str) -> Written:
+    """Clauses and tests in the language itself, for what has no word of its own here. Raises PolicyError."""
+    source = Source(f"policy p version 1\n{text}", "pol(...)")
+    parsed = parse(source)
+    if not parsed.complete:
+        raise PolicyError(render(parsed.diagnostics), hint="the first line of the text counts as line 2")
+    return Written(unplaced(parsed.tree).items)
+
+
 def _key(value: Operand) -> nodes.Key:
     node = to_node(value)
     return nodes.Key(node.operand, "desc") if isinstance(node, nodes.Unary) and node.op == "-" else nodes.Key(node)
+
+
+def unplaced(node: N) -> N:
+    """The same syntax without places in a text, as if it had been built."""
+    if isinstance(node, tuple):
+        return cast(N, tuple(unplaced(one) for one in node))
+    if not isinstance(node, Frozen):
+        return node
+    values = (NOWHERE if name == "span" else unplaced(getattr(node, name)) for name in node._fields)
+    return cast(N, type(node)(*values))
 
 
 def _idents(names: Sequence[str]) -> tuple[nodes.Ident, ...]:

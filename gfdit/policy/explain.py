@@ -90,6 +90,15 @@ class Side:
     fn: Fn
 
 
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A request in plan order: the values of the order's keys, and whether triage set it aside."""
+
+    row: int
+    keys: tuple[tuple[str, str], ...]
+    aside: bool
+
+
 Compared = list[tuple[Side, Any]]
 """What a condition compared, side by side, as it was computed."""
 
@@ -102,6 +111,7 @@ class Condition:
 
     def __init__(self, compiler: Compiler, expr: Expr, level: Level) -> None:
         self.level = level
+        self._expr, self._watch = expr, compiler.watch
         self._joined: BoolOp | None = expr if isinstance(expr, BoolOp) else None
         operands = expr.operands if isinstance(expr, BoolOp) else (expr,)
         self._tests: list[Fn | tuple[Any, Side, Side]] = []
@@ -130,6 +140,8 @@ class Condition:
                 truth = np.logical_and(truth, one)
             else:
                 truth = np.logical_or(truth, one)
+        if self._watch is not None:
+            self._watch(self._expr, truth)
         return truth, compared
 
 

@@ -8,6 +8,7 @@ from gfdit.errors import UsageError
 from gfdit.lang.diagnostics import did_you_mean, listing
 
 SUFFIX = ".pol"
+TESTS_SUFFIX = "_test.pol"
 
 
 def folder() -> Path:
@@ -19,7 +20,12 @@ def folder() -> Path:
 
 def names() -> tuple[str, ...]:
     """Names of the shipped policies, sorted, without suffix."""
-    return tuple(sorted(path.stem for path in folder().glob(f"*{SUFFIX}")))
+    return tuple(sorted(path.stem for path in policies_in(folder())))
+
+
+def policies_in(place: Path) -> list[Path]:
+    """The policy files of a folder, sorted; files of tests (`NAME_test.pol`) are none."""
+    return sorted(path for path in place.glob(f"*{SUFFIX}") if not path.name.endswith(TESTS_SUFFIX))
 
 
 def shipped_policy(name: str) -> Path:
@@ -44,5 +50,5 @@ def find_policy(name: str) -> Path:
 
 def fallback_names(path: Path) -> frozenset[str]:
     """Names that a policy in `path` may fall back to: its neighbours and the shipped ones."""
-    beside = {other.stem for other in path.resolve().parent.glob(f"*{SUFFIX}")}
+    beside = {other.stem for other in policies_in(path.resolve().parent)}
     return frozenset(beside | set(names()))

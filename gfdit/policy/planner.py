@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gfdit.core.proposal import Alarm, Because, Limits, Occasion, Policy, Proposal, Turn, Verdict
+from gfdit.core.proposal import Alarm, Because, Limits, Occasion, Policy, Proposal, Turn, Verdict, WaitReason
 from gfdit.core.view import F8, I8, Reservation, View
 from gfdit.lang.program import GuardAction, Name, OrderKey, Program
 from gfdit.lang.program import Tick as TickClause
@@ -16,24 +16,30 @@ from gfdit.lang.schema import Level
 from gfdit.policy.admission import Admission
 from gfdit.policy.allocate import Draft, Walk, grow, keep_held
 from gfdit.policy.chooser import Rules
-from gfdit.policy.columns import INSTANTS, NEW, PLANNABLE, SYMBOLS, ClassTable, Frame, Tick, symbols
-from gfdit.policy.compile import Compiler
+from gfdit.policy.columns import ARRIVALS, INSTANTS, NEW, PLANNABLE, SYMBOLS, ClassTable, Frame, Tick, symbols
+from gfdit.policy.compile import Compiler, Share, Watch
+from gfdit.policy.explain import Ranked, pick, render, show
+from gfdit.policy.knapsack import CompiledKnapsack
+from gfdit.policy.memory import Arrivals, Memory
+from gfdit.policy.pools import CompiledPools
 from gfdit.policy.takeback import Claims, CompiledPreempt
 from gfdit.policy.triaging import CompiledTriage
 from gfdit.units import human_s
 
+_NO_ROOM = (WaitReason.NO_FREE_GPU, WaitReason.RESERVED)
 RECHECK_S = 0.25  # how soon a policy that keeps somebody waiting of its own accord is asked again
 
 
 class CompiledPolicy:
     """See the module. `sha` names the text and its params; `program` is what it was compiled from.
 
-    Two things are carried from tick to tick, both rebuilt by a replay: the claims of preemptions, and the ends of
-    `reserve`s.
+    Carried from tick to tick, and rebuilt by a replay: modes and states, sizes of pools, the claims of preemptions, and
+    the ends of `reserve`s.
     """
 
-    def __init__(self, program: Program, fallback: Policy | None = None) -> None:
-        compiler = Compiler(program.lets)
+    def __init__(self, program: Program, fallback: Policy | None = None, watch: Watch | None = None) -> None:
+        compiler = Compiler(program.lets, watch, program.modes, program.states)
+        self._compiler = compiler
         self.program = program
         self.name = program.name
         self.version = program.version
@@ -55,6 +61,10 @@ class CompiledPolicy:
             (Alarm(guard.name, guard.action is GuardAction.FALLBACK), compiler.expr(guard.condition, Level.TICK))
             for guard in program.guards
         )
+        self._memory = Memory(program, compiler) if program.modes or program.states else None
+        self._arrivals = Arrivals() if ARRIVALS & program.uses else None
+        self._pools = CompiledPools(program, compiler) if program.pools else None
+        self._knapsack = None if program.allocate.value is None else CompiledKnapsack(program.allocate, compiler)
         self._claims = Claims()
         self._reserving: dict[str, float] = {}
 
@@ -62,13 +72,15 @@ class CompiledPolicy:
 
     def admit(self, view: View, rows: I8) -> list[Verdict]:
         """One verdict for each of `rows`, in that order."""
+        if self._arrivals is not None:
+            self._arrivals.note(view, rows)
         with np.errstate(all="ignore"):
             return self._admission.judge(self._tick(view), np.asarray(rows, dtype=np.int64))
 
     def plan(self, view: View) -> Proposal:
         """What should run from now on."""
         with np.errstate(all="ignore"):
-            return self._plan(self._tick(view))
+            return self._plan(self._tick(view, moves_on=True))
 
     def attribute(self, view: View, row: int, name: str) -> float | bool | str:
         """One attribute of one request in base units (instants on the driver's clock), as clauses read it."""
@@ -83,36 +95,111 @@ class CompiledPolicy:
 
     # ---- phases -----------------------------------------------------------------------------------------------------
 
-    def _tick(self, view: View) -> Tick:
-        return Tick(view, self._classes, self.program.aging)
+    def order(self, view: View) -> list[int]:
+        """Rows in the order in which a plan for this view asks them. Changes nothing."""
+        with np.errstate(all="ignore"):
+            rows: list[int] = self._present_order(self._tick(view))[0].tolist()
+            return rows
+
+    def _present_order(self, tick: Tick) -> tuple[I8, dict[int, float]]:
+        aside = {} if self._triage is None else self._triage.evaluate(tick).over
+        return self._order(tick, np.flatnonzero(PLANNABLE[tick.view.state]), aside), aside
+
+    def ranking(self, view: View) -> list[Ranked]:
+        """Whom a plan for this view asks first, and the keys that say so: for explanations. Changes nothing."""
+        with np.errstate(all="ignore"):
+            tick = self._tick(view)
+            order, aside = self._present_order(tick)
+            frame = Frame(tick, order)
+            keys = [
+                (show(key.value), key.value.type, self._compiler.expr(key.value, Level.REQUEST)(frame))
+                for key in self.program.order.keys
+            ]
+            ranked: list[Ranked] = []
+            for k, row in enumerate(order.tolist()):
+                values = tuple((text, render(kind, pick(column, (k,)))) for text, kind, column in keys)
+                ranked.append(Ranked(row, values, row in aside))
+            return ranked
+
+    def carried(self, name: str) -> float | bool | None:
+        """The value of a mode or of a state that is not per class; None when there is none of that name."""
+        return None if self._memory is None else self._memory.value(name)
+
+    def inherit(self, earlier: CompiledPolicy) -> None:
+        """Take over modes, states and sizes of pools from the policy that this one replaces, by name and type."""
+        if self._memory is not None and earlier._memory is not None:
+            self._memory.inherit(earlier._memory)
+        if self._pools is not None and earlier._pools is not None:
+            self._pools.inherit(earlier._pools)
+
+    def _tick(self, view: View, moves_on: bool = False) -> Tick:
+        tick = Tick(view, self._classes, self.program.aging)
+        if self._arrivals is not None:
+            self._arrivals.enter(tick)
+        if self._pools is not None:
+            self._pools.enter(tick)
+        if self._memory is not None:
+            self._memory.enter(tick, moves_on)
+        if self._pools is not None and moves_on:
+            self._pools.resize(tick)
+        return tick
 
     def _plan(self, tick: Tick) -> Proposal:
         view = tick.view
-        draft = Draft(tick, self._rules, view.free)
         rows = np.flatnonzero(PLANNABLE[view.state])
-        self._claims.enter(draft)
         self._forget_reserves(view)
         turns: tuple[Turn, ...] = ()
+        aside: dict[int, float] = {}
         if self._triage is not None:
-            draft.aside = self._triage.evaluate(tick).over
-            rows, turns = self._turned_away(view, rows, draft.aside)
-        order = self._order(tick, rows, draft.aside)
-        keep_held(draft, order)
-        Walk(draft, self.program.allocate, self._reserving).run(order)
-        for preempt in self._preempts:
-            preempt.run(draft, order, self._claims)
-        grow(draft)
-        caps, claimed = self._claims.leave(draft)
-        gathered = tuple(Reservation(view.ids[row], *kept) for row, kept in draft.gathering.items())
+            aside = self._triage.evaluate(tick).over
+            rows, turns = self._turned_away(view, rows, aside)
+        order = self._order(tick, rows, aside)
+        shares = [] if self._pools is None else self._pools.in_order(tick)
+        if shares:
+            drafts = self._by_pool(tick, shares, order, aside)
+        else:
+            drafts = [Draft(tick, self._rules, view.free, view.gpus, aside=aside)]
+            self._fill(drafts[0], order, order)
+        left = [self._claims.leave(draft) for draft in drafts]
+        gathered = tuple(Reservation(view.ids[row], *kept) for d in drafts for row, kept in d.gathering.items())
         return Proposal(
-            places=draft.listed(),
-            caps=caps,
+            places=tuple(place for draft in drafts for place in draft.listed()),
+            caps=tuple(cap for caps, _ in left for cap in caps),
             turns=turns,
-            reservations=claimed + gathered,
-            waits=draft.waits,
-            wake_at_s=self._wake(draft),
+            reservations=tuple(claim for _, claimed in left for claim in claimed) + gathered,
+            waits={row: reason for draft in drafts for row, reason in draft.waits.items()},
+            wake_at_s=self._wake(view, any(draft.recheck for draft in drafts)),
             alarms=self._alarms(tick),
         )
+
+    def _fill(self, draft: Draft, order: I8, own: I8) -> None:
+        """Hand out the ranks of a draft to `order`; `own` of those may be preempted for."""
+        self._claims.enter(draft)
+        keep_held(draft, order)
+        if self._knapsack is not None:
+            self._knapsack.run(draft, order)
+        Walk(draft, self.program.allocate, self._reserving).run(order)
+        for preempt in self._preempts:
+            preempt.run(draft, own, self._claims)
+        grow(draft)
+
+    def _by_pool(self, tick: Tick, shares: list[Share], order: I8, aside: dict[int, float]) -> list[Draft]:
+        """One draft a pool. Whoever found no place in a pool that spills is asked again in the other one."""
+        assert self._pools is not None
+        view = tick.view
+        guests: dict[str, list[int]] = {share.name: [] for share in shares}
+        drafts = []
+        for share in shares:
+            home = share.stages[view.stage[order]]
+            draft = Draft(tick, self._rules, share.idle, share.size, share.ranks, share.stages, aside=aside)
+            self._fill(draft, order[home | np.isin(order, guests.pop(share.name))], order[home])
+            for pool, stages in self._pools.spills(tick, share):
+                for row in [row for row, why in draft.waits.items() if why in _NO_ROOM and stages[view.stage[row]]]:
+                    if pool in guests:
+                        del draft.waits[row]
+                        guests[pool].append(row)
+            drafts.append(draft)
+        return drafts
 
     def _alarms(self, tick: Tick) -> tuple[Alarm, ...]:
         """The guards whose condition does not hold."""
@@ -161,10 +248,14 @@ class CompiledPolicy:
             live = set(view.ids)
             self._reserving = {key: until for key, until in self._reserving.items() if key in live}
 
-    def _wake(self, draft: Draft) -> float | None:
+    def _wake(self, view: View, recheck: bool) -> float | None:
         """Waiting that only time can end must be looked at again."""
-        view = draft.view
-        return view.now_s + RECHECK_S if draft.recheck or bool(NEW[view.state].any()) else None
+        times = [view.now_s + RECHECK_S] if recheck or bool(NEW[view.state].any()) else []
+        if self._memory is not None:
+            times += self._memory.wakes(view)
+        if self._pools is not None:
+            times += self._pools.wakes(view)
+        return min(times, default=None)
 
 
 def _occasions(tick: TickClause) -> frozenset[Occasion] | None:

@@ -26,7 +26,10 @@ INLINE_MOST = 45  # characters of a rule that is written out where it is used
 WIDTH = 100
 
 CLAUSES: Mapping[str, str] = {
-    "header": "First in the file. The version is a whole number of your own; the string says what the policy is for.",
+    "header": """First in the file. The version is a whole number of your own; the string says what the policy is for.
+`extends` takes over the clauses of another policy, one beside it or a shipped one. A param, `let`, class, mode, state,
+pool or guard replaces the one of its name, a stage clause that of its stage, every other kind of clause all of its
+kind; tests are not inherited. Own names come before inherited ones: an own `let` cannot use a `let` of the base.""",
     "param": """A constant that `--set NAME=VALUE` may change without editing the file. `within` is its legal range.
 Types are listed under [Units and types](#units-and-types).""",
     "let": "A name for an expression, usable below it wherever the expression could stand.",
@@ -35,6 +38,18 @@ holds wins. Conditions may read only what is fixed on arrival. Fields: `slo` (bu
 none), `rank` (lower goes first; the position in the file when missing), `weight` (1 when missing), `miss`
 (tolerated ratio of late requests), `preemptible` (may be made late by `preempt`). A request that no rule matches
 ranks behind all classes. A policy without classes keeps the class that the client named.""",
+    "mode": """A named condition with hysteresis, usable wherever a condition may stand: on once the first condition
+has held for its time without a break, off once the second has; off at first. Modes move when the policy plans, once
+an instant; a condition reads modes above it as they are now, and everything else as it was.""",
+    "state": """A number carried from plan to plan: the first value, then `next` every period (on every plan without
+one), kept `within` its range. `NAME[class]` is one number for each class: in its `next`, `rank`, `weight`, `miss` and
+its own name are those of the class, and aggregates run over the requests of that class; elsewhere it is the value of
+the request's class.""",
+    "pool": """Divides the cluster: a number of GPUs, or the rest, which one pool must take. Fixed pools take the
+highest ranks in the order of the text. Every pool keeps one GPU as long as there are as many GPUs as pools; a
+smaller cluster is not divided. With pools every stage clause must say which it runs `on`.""",
+    "resize": """Moves the border between a pool and the rest, once the condition has held for its time without a break
+and `cooldown` has passed since the pool last changed. Nobody is interrupted: tasks end where they run.""",
     "admit": """Judges each new request. Rules are tried in order; the first `accept`, `reject` or `defer` that
 holds ends it, and no rule at all accepts. `degrade` lowers a parameter (never raises it) and goes on, so that
 later rules judge the degraded request. `because` answers the client. A deferred request is judged again about four
@@ -59,9 +74,13 @@ of them (see [Stages](#stages)). Encode, decode and finalize run on one GPU what
   left out; when none is left, the nearest offered one stands in.
 - `grow by order`: after everybody is placed, surplus goes to the placed in plan order, one pass. The pair test
   `where` sees `sp` and every wider `next`, so that a degree which is slower can be skipped. `max` caps one
-  request.
+  request. `grow by KEY` hands it out step by step instead: always the step to a wider degree with the smallest key,
+  such as `gain(next) desc`.
 - `hold until done`, `hold for t`: keep a group that was formed, and place it before everyone else.
 - `sticky r`: keep the present degree unless another one shortens the rest of the request by the ratio r.
+- `on`: the pool whose GPUs it may use. `spill to POOL when c`: while c holds, whoever found no place in its own pool
+  takes its turn in that one.
+- `lanes n`: at most n requests at once in the stages of this clause.
 - `prefer`: which GPUs (see [Preferences](#preferences)); `last_gpus, same_node` when missing.
 - `reserve for t`: when the preferred degree does not fit, hold what is free for this request until it does or t
   has passed. A request that has a group goes on with what fits meanwhile.""",
@@ -74,7 +93,12 @@ be late because of it is left alone unless its class is `preemptible` or it is l
 victims at once, then one more every t / n. `protect t` shields groups younger than t. Nobody is preempted for a
 request that triage set aside.""",
     "allocate": """`greedy` (the default) places every request that fits, in order, also behind one that does not.
-`backfill n` places at most n behind the first that does not fit.""",
+`backfill n` places at most n behind the first that does not fit.
+`knapsack maximizing x` picks the degrees, out of those that some alternative of the stage admits, with the largest sum
+of `x` over the first four requests for every free GPU in plan order; exactly, of equals the earlier request and the
+narrower degree. In `x`, `sp == 0 gpu` stands for not running now: `finish` is then never, `gain` 0. A stage of one GPU
+counts with the best value its request may still come to. What is left goes by `greedy`; so a value can only say who
+goes first, not that a GPU stays idle.""",
     "tick": """When the policy is evaluated. Without this clause: after every event. `on` names the occasions,
 `every t` adds a period while requests are live; a period alone is the only occasion. On other events whoever is between
 two tasks goes on with the GPUs it has.""",
@@ -87,7 +111,7 @@ the file, then among the shipped ones.""",
     "test": """A small world and what the plan must be in it. `cluster` is 8 GPUs when missing, the cost model a
 built-in one with degrees 1, 2 and 4. `at t` moves the clock with the last plan in force. `expect` reads fields of
 requests, such as `a.sp`, and `free`. Tests are checked with the file;
-`gfdit.policy.run_tests(load_policy("mine.pol"))` runs them.""",
+`gfdit test mine.pol` runs them.""",
 }
 
 TICK = (
@@ -264,13 +288,9 @@ def _missing(rule: str, words: Schema) -> str:
     """What of a clause this version does not run."""
     if rule in words.later:
         return "Not in this version."
-    own = {"header": ("extends",), "admit": ("knob.cache",)}.get(rule, ())
+    own = {"admit": ("knob.cache",)}.get(rule, ())
     options = [key.partition(".")[2] or key for key in words.later if key.startswith(f"{rule}.") or key in own]
-    return f"Not in this version: {', '.join(f'`{_option(rule, option)}`' for option in options)}." if options else ""
-
-
-def _option(rule: str, option: str) -> str:
-    return "grow by <key>" if (rule, option) == ("grow", "keys") else option
+    return f"Not in this version: {', '.join(f'`{option}`' for option in options)}." if options else ""
 
 
 def _expressions(grammar: Grammar) -> str:
@@ -321,7 +341,15 @@ def _scope(item: Attribute) -> str:
             return "Of a request"
 
 
-_ARGUMENT = {Arg.DEGREE: "k", Arg.CLASS: "class", Arg.POOL: "pool", Arg.SAME: "x", Arg.NUMBER: "x"}
+_ARGUMENT = {
+    Arg.DEGREE: "k",
+    Arg.CLASS: "class",
+    Arg.POOL: "pool",
+    Arg.SAME: "x",
+    Arg.NUMBER: "x",
+    Arg.WHOLE: "x",
+    Arg.WEIGHT: "weight",
+}
 
 
 def _functions(words: Schema) -> str:
@@ -338,7 +366,7 @@ a tick, and may not read `sp` under test. They may stand anywhere but in constan
 
 def _call(function: Function) -> str:
     names = [_ARGUMENT[arg] for arg in function.args]
-    if len(names) > 1:
+    if len(set(names)) < len(names):
         names = [f"{name}{n}" for n, name in enumerate(names, 1)]
     return f"{function.name}({', '.join(names)}{', ...' if function.variadic else ''})"
 
@@ -363,7 +391,7 @@ def _construct(key: str) -> str:
     clause, dot, option = key.partition(".")
     if not dot:
         return key
-    return {"knob": f"degrade ... to {option}", "grow": "grow by <key>"}.get(clause, f"{clause} ... {option}")
+    return {"knob": f"degrade ... to {option}"}.get(clause, f"{clause} ... {option}")
 
 
 def _cell(text: str) -> str:

@@ -16,6 +16,7 @@ from gfdit.lang.source import Source
 from gfdit.policy import library
 from gfdit.policy.builtin import BUILTIN_FCFS, BUILTIN_NAME
 from gfdit.policy.decorators import TracedPolicy
+from gfdit.policy.extending import expanded
 from gfdit.policy.planner import CompiledPolicy
 from gfdit.policy.vocabulary import schema
 
@@ -32,7 +33,7 @@ def load_policy(name_or_path: str, params: Mapping[str, str] | None = None) -> C
 
 def compile_text(text: str, name: str = "<policy>", params: Mapping[str, str] | None = None) -> CompiledPolicy:
     """A policy from its text. Fallbacks are looked up among the shipped policies. Raises PolicyError."""
-    return _compiled(checked_program(text, name, params), (), None)
+    return _compiled(checked_program(expanded(text, None), name, params), (), None)
 
 
 def checked_program(text: str, name: str = "<policy>", params: Mapping[str, str] | None = None) -> Program:
@@ -55,7 +56,7 @@ def read_text(name_or_path: str, beside: Path | None = None) -> tuple[str, str, 
     if path.suffix == ".py":
         return _trace(path).text, shown, path.parent
     try:
-        return path.read_text(encoding="utf-8"), shown, path.parent
+        return expanded(path.read_text(encoding="utf-8"), path.parent), shown, path.parent
     except (OSError, UnicodeDecodeError) as error:
         raise PolicyError(f"cannot read policy `{path}`: {error}") from error
 

@@ -54,6 +54,8 @@ class Claims:
             if row is None or view.state[row] == RUNNING or view.now_s >= claim.until_s:
                 del self.by_winner[winner]
                 continue
+            if not draft.plans(row):
+                continue
             running = {v: cap for v, cap in claim.victims.items() if v in row_of and view.state[row_of[v]] == RUNNING}
             pending = sum(max(0, int(view.sp[row_of[v]]) - cap) for v, cap in running.items())
             claim.victims = running
@@ -69,6 +71,8 @@ class Claims:
         reservations: list[Reservation] = []
         for winner, claim in list(self.by_winner.items()):
             row = row_of[winner]
+            if not draft.plans(row):
+                continue
             if row in draft.places:
                 del self.by_winner[winner]
                 continue
@@ -113,13 +117,18 @@ class Victim:
     may_pause: bool
 
 
+def title_of(number: int) -> str:
+    """How decisions name the `preempt` clause at this place of the policy, from 0."""
+    return "preempt" if number == 0 else f"preempt, {number + 1}th"
+
+
 class CompiledPreempt:
     """One `preempt` clause ready to run."""
 
     def __init__(self, preempt: Preempt, compiler: Compiler, number: int) -> None:
         self._preempt = preempt
         self._line = preempt.clause.line
-        self._title = "preempt" if number == 0 else f"preempt, {number + 1}th"
+        self._title = title_of(number)
         self._when = None if preempt.when is None else Condition(compiler, preempt.when, Level.REQUEST)
         self._where: Fn | None = None if preempt.where is None else compiler.expr(preempt.where, Level.REQUEST)
         self._by = tuple(compiler.key(key) for key in preempt.by)
@@ -167,6 +176,8 @@ class CompiledPreempt:
         if not len(rows):
             return []
         rows = rows[::-1]
+        if draft.stages is not None:  # ranks of another pool do not help
+            rows = rows[draft.stages[view.stage[rows]]]
         frame = Frame(draft.tick, rows)
         mask = _in_classes(frame, self._preempt.victims)
         if self._where is not None:

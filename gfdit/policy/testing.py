@@ -15,13 +15,14 @@ import numpy as np
 
 from gfdit.core.cost import CostModel
 from gfdit.core.lifecycle import State
-from gfdit.core.proposal import Fate, Proposal
+from gfdit.core.proposal import Because, Fate, Proposal, WaitReason
 from gfdit.core.view import View
 from gfdit.core.work import Stage
 from gfdit.errors import PolicyError
 from gfdit.lang import nodes
 from gfdit.lang.program import Program
 from gfdit.lang.units import base_value
+from gfdit.policy.coverage import Coverage
 from gfdit.policy.planner import CompiledPolicy
 from gfdit.policy.world import Actor, World, default_cost
 
@@ -43,12 +44,22 @@ _COMPARE: dict[str, Callable[[Value, Value], bool]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Decided:
+    """What a request got, and the clause that says so: a Because, or the reason to wait; None when it was not asked."""
+
+    request: str
+    degree: int
+    because: Because | WaitReason | None
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
-    """An `expect` that does not hold: its line, its text, and the values it read."""
+    """An `expect` that does not hold: its line, its text, the values it read, and what decided the requests in it."""
 
     line: int
     text: str
     values: tuple[tuple[str, str], ...]
+    decided: tuple[Decided, ...] = ()
 
     def __str__(self) -> str:
         found = ", ".join(f"{name} = {value}" for name, value in self.values)
@@ -57,27 +68,33 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class TestResult:
-    """One `test` block: `failures` is empty when it passed."""
+    """One `test` block: `failures` is empty when all its `expectations` hold."""
 
     __test__ = False  # not a test class
 
     title: str
     line: int
     failures: tuple[Failure, ...]
+    expectations: int = 0
 
     @property
     def passed(self) -> bool:
         return not self.failures
 
 
-def run_tests(policy: CompiledPolicy, cost: CostModel | None = None) -> tuple[TestResult, ...]:
-    """Run every `test` of the policy, each afresh. Raises PolicyError for a world that cannot be built."""
+def run_tests(
+    policy: CompiledPolicy, cost: CostModel | None = None, coverage: Coverage | None = None
+) -> tuple[TestResult, ...]:
+    """Run every `test` of the policy, each afresh; `coverage` notes what they try. Raises PolicyError for a world that
+    cannot be built."""
     results = []
     for test in policy.program.tests:
-        run = _Run(CompiledPolicy(policy.program), cost or default_cost())
+        watch = None if coverage is None else coverage.watch
+        run = _Run(CompiledPolicy(policy.program, watch=watch), cost or default_cost(), coverage)
         for item in test.body.items:
             run.step(item)
-        results.append(TestResult(test.title, test.clause.line, tuple(run.failures)))
+        expectations = sum(isinstance(item, nodes.Expect) for item in test.body.items)
+        results.append(TestResult(test.title, test.clause.line, tuple(run.failures), expectations))
     return tuple(results)
 
 
@@ -93,12 +110,13 @@ class _Outcome:
 class _Run:
     """One test block, item by item."""
 
-    def __init__(self, policy: CompiledPolicy, cost: CostModel) -> None:
+    def __init__(self, policy: CompiledPolicy, cost: CostModel, coverage: Coverage | None) -> None:
         self.policy = policy
+        self._coverage = coverage
         self.program: Program = policy.program
         self.world = World(gpus=8, cost=cost)
         self.failures: list[Failure] = []
-        self.rejected: set[str] = set()
+        self.rejected: dict[str, Because | None] = {}
         self._fresh: set[str] = set()
         self._outcome: _Outcome | None = None
 
@@ -160,6 +178,8 @@ class _Run:
             proposal = self.policy.plan(view)
             degrees = {view.ids[place.row]: place.degree for place in proposal.places}
             self._outcome = _Outcome(view, proposal, degrees)
+            if self._coverage is not None:
+                self._coverage.planned(view, proposal)
         return self._outcome
 
     def _admit(self) -> None:
@@ -171,6 +191,8 @@ class _Run:
                 actor.state = State.ARRIVED
             view = self.world.view()
             verdicts = self.policy.admit(view, np.flatnonzero(view.new))
+            if self._coverage is not None:
+                self._coverage.judged(verdicts)
             by_id = {view.ids[verdict.row]: verdict for verdict in verdicts}
             for actor, state in zip(fresh, states, strict=True):
                 verdict = by_id[actor.id]
@@ -181,7 +203,7 @@ class _Run:
                 if verdict.steps is not None:
                     actor.steps_total = float(verdict.steps)
                 if verdict.fate is not Fate.ADMIT:
-                    self.rejected.add(actor.id)
+                    self.rejected[actor.id] = verdict.because
             self.world.actors = [actor for actor in self.world.actors if actor.id not in self.rejected]
         self._fresh.clear()
 
@@ -192,7 +214,20 @@ class _Run:
         reader = _Reader(self)
         if not reader.value(item.condition):
             text = self.program.source.slice(item.condition.span) or "the condition to hold"
-            self.failures.append(Failure(self._line(item.span.start), " ".join(text.split()), tuple(reader.read)))
+            asked = dict.fromkeys(name.partition(".")[0] for name, _ in reader.read)
+            decided = tuple(self._decided(request_id) for request_id in asked)
+            line = self._line(item.span.start)
+            self.failures.append(Failure(line, " ".join(text.split()), tuple(reader.read), decided))
+
+    def _decided(self, request_id: str) -> Decided:
+        if request_id in self.rejected:
+            return Decided(request_id, 0, self.rejected[request_id])
+        outcome = self._plan()
+        row = outcome.view.ids.index(request_id)
+        for place in outcome.proposal.places:
+            if place.row == row:
+                return Decided(request_id, place.degree, place.because)
+        return Decided(request_id, int(outcome.view.sp[row]), outcome.proposal.waits.get(row))
 
     def _constant(self, node: nodes.Expr) -> Value:
         return _Reader(self).value(node)
@@ -235,8 +270,22 @@ class _Run:
                 return float(outcome.view.free - sum(outcome.degrees.values()))
             case "load":
                 return self._plan().view.load
+            case _ if self._carries(name):
+                return self._carried(name)
             case _:
                 return name
+
+    def _carries(self, name: str) -> bool:
+        modes, states = self.program.modes, self.program.states
+        return any(mode.name == name for mode in modes) or any(state.name == name for state in states)
+
+    def _carried(self, name: str) -> Value:
+        """A mode or state as the last plan left it."""
+        self._plan()
+        found = self.policy.carried(name)
+        if found is None:
+            raise PolicyError(f"state `{name}` has a value for each class: a test cannot read it by its name alone")
+        return found
 
 
 @dataclass(slots=True)

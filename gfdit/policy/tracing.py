@@ -100,6 +100,10 @@ class Symbol:
         """`value in {a, b}`."""
         return Symbol(nodes.Member(self.node, tuple(to_node(item) for item in items)))
 
+    def not_in(self, *items: Operand) -> Symbol:
+        """`value not in {a, b}`."""
+        return Symbol(nodes.Member(self.node, tuple(to_node(item) for item in items), negated=True))
+
 
 Operand = Symbol | Plain
 
@@ -151,6 +155,11 @@ def count(where: Operand | None = None) -> Symbol:
 def name(text: str) -> Symbol:
     """Any name of the language: an attribute, a class, a model."""
     return Symbol(nodes.Name(text))
+
+
+def const(value: Plain) -> Symbol:
+    """A plain value that operators shall not compute with: `const(1) < x` keeps its sides, `const(1) + 2` its sum."""
+    return Symbol(to_node(value))
 
 
 def to_node(value: object) -> nodes.Expr:

@@ -21,18 +21,20 @@ from gfdit.lang.types import (
     TOKENS,
     Type,
     enum_type,
+    over,
     times,
 )
 
 CLASS = enum_type("class")
 STAGE = enum_type("stage")
 MODEL = enum_type("model")
+RATE = Type(DUR.kind, over(NUM.dim, DUR.dim))
 GPU_TIME = Type(DUR.kind, times(DUR.dim, GPUS.dim))
 
-_REQUEST_PLACES = frozenset(Place) - {Place.CONSTANT, Place.TICK, Place.TEST}
+_REQUEST_PLACES = frozenset(Place) - {Place.CONSTANT, Place.TICK, Place.STATE, Place.TEST}
 _CLASSED = _REQUEST_PLACES - {Place.CLASS}
 _SP_NOW = frozenset({Place.ADMIT, Place.ORDER, Place.TRIAGE, Place.FIXED, Place.WINNER, Place.VICTIM})
-_SP_CANDIDATE = frozenset({Place.CHOOSE, Place.GROW})
+_SP_CANDIDATE = frozenset({Place.CHOOSE, Place.GROW, Place.VALUE})
 _SYSTEM_PLACES = frozenset(Place) - {Place.CONSTANT}
 
 
@@ -42,6 +44,10 @@ def _fixed(name: str, kind: Type, doc: str) -> Attribute:
 
 def _classed(name: str, kind: Type, doc: str) -> Attribute:
     return Attribute(name, kind, Level.REQUEST, doc, _CLASSED)
+
+
+def _of_class(name: str, kind: Type, doc: str) -> Attribute:
+    return Attribute(name, kind, Level.REQUEST, doc, _CLASSED | {Place.STATE})
 
 
 _live = _classed
@@ -68,9 +74,9 @@ _ATTRIBUTES = (
     _classed("class", CLASS, "class that the policy assigned; the workload's class when the policy declares none"),
     _classed("deadline", INSTANT, "arrival + slo; later than every instant without a budget"),
     _classed("slo", DUR, "budget: the client's own, or else its class's; unbounded without one"),
-    _classed("rank", NUM, "rank of the class; lower goes first"),
-    _classed("weight", NUM, "weight of the class"),
-    _classed("miss", NUM, "ratio of late requests that the class tolerates"),
+    _of_class("rank", NUM, "rank of the class; lower goes first"),
+    _of_class("weight", NUM, "weight of the class"),
+    _of_class("miss", NUM, "ratio of late requests that the class tolerates"),
     _classed("tier", NUM, "rank, lowered by `aging`"),
     _live("age", DUR, "now - arrival"),
     _live("waited", DUR, "total time without GPUs since arrival"),
@@ -97,6 +103,8 @@ _ATTRIBUTES = (
     _system("now", INSTANT, "time of this tick"),
     _system("gpus", GPUS, "GPUs in the cluster"),
     _system("free", GPUS, "GPUs that this tick may hand out"),
+    _system("arrival_gap", DUR, "mean time between arrivals, of the latest most; grows while nobody comes"),
+    _system("arrival_rate", RATE, "arrivals in a second: 1 / arrival_gap"),
     _system("load", NUM, "work that has a deadline over what the GPUs can do by then; above 100 % some will be late"),
 )
 
@@ -122,9 +130,25 @@ _FUNCTIONS = (
     ),
     Function("queued", (Arg.CLASS,), NUM, "waiting requests of a class", Level.TICK),
     Function("longest_wait", (Arg.CLASS,), DUR, "longest `waited` among waiting requests of a class", Level.TICK),
+    Function("free", (Arg.POOL,), GPUS, "GPUs of a pool that this tick may hand out", Level.TICK),
+    Function("busy", (Arg.POOL,), NUM, "share of a pool's GPUs that are in the middle of a task", Level.TICK),
+    Function(
+        "backlog",
+        (Arg.POOL,),
+        DUR,
+        "how long a pool needs for the next stages of those that wait for it, at their cheapest degrees",
+        Level.TICK,
+    ),
     Function("max", (Arg.SAME, Arg.SAME), None, "the larger; `max(x where p)` over requests", variadic=True),
     Function("min", (Arg.SAME, Arg.SAME), None, "the smaller; `min(x where p)` over requests", variadic=True),
     Function("clamp", (Arg.SAME, Arg.SAME, Arg.SAME), None, "x, but no less than low and no more than high"),
+    Function(
+        "ewma",
+        (Arg.WHOLE, Arg.WEIGHT),
+        None,
+        "moving average of x: each tick that reads it moves it by the weight (the second value) towards x",
+        Level.TICK,
+    ),
     Function("abs", (Arg.NUMBER,), None, "distance from zero"),
 )
 
@@ -138,18 +162,8 @@ _STAGES = (
 )
 
 _LATER = {
-    "extends": "policies cannot extend each other",
-    "mode": "modes",
-    "state": "state recurrences",
-    "pool": "pools",
-    "resize": "resizing of pools",
     "batch": "batching",
     "react": "reactions",
-    "stage.on": "pools",
-    "stage.lanes": "lanes",
-    "stage.spill": "spilling between pools",
-    "grow.keys": "growing in an order other than the plan's",
-    "allocate.knapsack": "knapsack allocation",
     "allocate.rollout": "rollout allocation",
     "preempt.demote": "demotion",
     "preempt.migrate": "migration",
@@ -157,12 +171,6 @@ _LATER = {
     "mem()": "memory estimates",
     "gpu_mem": "memory estimates",
     "miss_rate()": "miss rates",
-    "ewma()": "moving averages",
-    "free()": "pools",
-    "busy()": "pools",
-    "backlog()": "pools",
-    "arrival_gap": "arrival statistics",
-    "arrival_rate": "arrival statistics",
     "last_gpus": "sets of GPUs as values",
 }
 

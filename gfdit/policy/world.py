@@ -116,7 +116,8 @@ class World:
         busy = sum(actor.sp for actor in self.actors if actor.present_state is State.RUNNING)
         if busy > self.gpus:
             raise UsageError(f"running requests use {busy} gpu, the cluster has {self.gpus}")
-        view = table.freeze(self.now_s, self.gpus, self.gpus - busy, self.reservations)
+        # tasks in flight hold the highest ranks
+        view = table.freeze(self.now_s, tuple(range(self.gpus)), tuple(range(self.gpus - busy)), self.reservations)
         return self._overridden(view)
 
     def _insert(self, table: Table, estimator: Estimator, actor: Actor) -> None:

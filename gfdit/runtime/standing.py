@@ -21,7 +21,7 @@ from gfdit.units import to_s
 @dataclass(frozen=True, slots=True)
 class Standing:
     """`slack_s`: deadline - now - remaining, at its present degree (at its best one when it has no ranks); None without
-    a deadline. `cap`: the degree it is to shrink to at its next boundary."""
+    a deadline. `cap`: the degree it is to shrink to at its next boundary. `deadline_ns`: its own, or its class's."""
 
     state: State
     class_name: str
@@ -30,6 +30,7 @@ class Standing:
     wait_reason: WaitReason | None = None
     because: Because | None = None
     cap: int | None = None
+    deadline_ns: int | None = None
 
 
 def standing(scheduler: Scheduler, request_id: str, now: int) -> Standing | None:
@@ -38,7 +39,7 @@ def standing(scheduler: Scheduler, request_id: str, now: int) -> Standing | None
     if t is None:
         return None
     slack = None if t.deadline_ns is None else to_s(t.deadline_ns - now) - _remaining_s(scheduler, t)
-    return Standing(t.state, t.class_name, t.steps_total, slack, t.wait_reason, t.because, t.cap)
+    return Standing(t.state, t.class_name, t.steps_total, slack, t.wait_reason, t.because, t.cap, t.deadline_ns)
 
 
 def _remaining_s(scheduler: Scheduler, t: Trajectory) -> float:

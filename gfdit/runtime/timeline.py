@@ -329,6 +329,16 @@ class Timeline:
         """Requests that have, in that order (the recent ones, when bounded)."""
         return list(self._ended)
 
+    def restore(self, lives: Iterable[Life]) -> None:
+        """Take in requests that another timeline knew, ended ones in the order of their ends."""
+        for life in lives:
+            self.lives[life.request.id] = life
+            if life.state in TERMINAL:
+                self._ended.append(life)
+            else:
+                self._live[life.request.id] = life
+                self._states[life.state] += 1
+
     @property
     def ranks(self) -> list[int]:
         return sorted(self.lanes)

@@ -42,16 +42,21 @@ class Running:
         return self.arrived.get(timeout=WAIT_S)
 
 
-def serve(time_scale: float) -> Iterator[Running]:
-    config = LiveConfig(
-        load_policy("slo"), load_cost_model(find_cost("qwen-h20")), "emulated", workers=2, time_scale=time_scale
-    )
+def serve(time_scale: float, max_queue: int | None = None) -> Iterator[Running]:
+    """Two emulated workers."""
+    cost = load_cost_model(find_cost("qwen-h20"))
+    config = LiveConfig(load_policy("slo"), cost, "emulated", workers=2, time_scale=time_scale)
+    yield from serve_config(config, max_queue)
+
+
+def serve_config(config: LiveConfig, max_queue: int | None = None) -> Iterator[Running]:
     with start_live(config) as system:
         running = Running(system)
-        loop = threading.Thread(target=system.run, args=([running],), name="loop")
+        service = LiveService(system, config.model, max_queue)
+        loop = threading.Thread(target=system.run, args=([running, *service.observers],), name="loop")
         loop.start()
         try:
-            with HttpServer(LiveService(system, None), "127.0.0.1", 0) as server:
+            with HttpServer(service, "127.0.0.1", 0) as server:
                 running.url = server.url
                 yield running
         finally:

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gfdit.api.app import MAX_BODY
+from gfdit.api.images import MAX_BODY
 from gfdit.core.work import Outcome
 from gfdit.errors import UsageError
 from gfdit.worker.emulated import expected_output, inputs_of
@@ -120,7 +120,13 @@ def test_a_stream_tells_every_step_and_ends_with_the_picture(client: httpx.Clien
         ({"num_inference_steps": 100_000}, "invalid_value", "num_inference_steps", "at most 1000"),
         ({"guidance_scale": 3.0}, "unknown_parameter", "guidance_scale", "no guidance"),
         ({"deadline_ms": 0}, "invalid_value", "deadline_ms", "greater than 0"),
-        ({"response_format": "url"}, "invalid_value", "response_format", "b64_json"),
+        ({"response_format": "uri"}, "invalid_value", "response_format", "b64_json"),
+        ({"response_format": "url", "stream": True}, "invalid_value", "response_format", "itself"),
+        ({"output_format": "gif"}, "invalid_value", "output_format", "webp"),
+        ({"output_format": "jpeg"}, "invalid_value", "output_format", "emulated"),
+        ({"width": 256}, "invalid_size", "height", "both"),
+        ({"size": "auto", "width": 250, "height": 256}, "invalid_size", "width", "256 is"),
+        ({"width": 256, "height": 256}, "invalid_size", "size", "both"),
         ({"model": "flux"}, "model_not_found", "model", "`qwen-image`"),
     ],
 )

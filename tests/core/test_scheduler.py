@@ -293,3 +293,54 @@ def test_a_bare_period_is_the_only_occasion() -> None:
     assert outcome.result["completed"] == 3
     starts = [ended.end.at for ended in outcome.summary.ended]
     assert policy.asked <= 2 + max(starts) / to_ns(0.25)
+
+
+class Looking(Fixed):
+    """Keeps the views it was shown."""
+
+    def plan(self, view: View) -> Proposal:  # type: ignore[override]
+        self.seen = view
+        return self.proposal
+
+
+def test_a_view_tells_which_ranks_are_live_and_which_may_be_handed_out() -> None:
+    policy = Looking(Proposal((Place(0, 1),)))
+    world = World(policy)
+    world.observe(RequestArrived(0, make_request(0)))
+    (task,) = world.tick()
+    assert policy.seen.idle == policy.seen.ranks == (0, 1, 2, 3)
+    world.observe(RequestArrived(world.now, make_request(1)))
+    policy.proposal = Proposal()
+    world.tick()
+    assert policy.seen.idle == tuple(rank for rank in range(4) if rank not in task.ranks)
+    world.observe(WorkerLost(world.now, policy.seen.idle[0], 1, "killed"))
+    world.observe(TaskFinished(world.now, task.epoch, busy_ns=1))
+    world.tick()  # between two tasks its ranks are free to hand out
+    assert policy.seen.idle == policy.seen.ranks and policy.seen.gpus == policy.seen.free == 3
+
+
+def test_a_place_stays_within_its_ranks() -> None:
+    policy = Fixed(Proposal((Place(0, 1, within=frozenset({2, 3})), Place(1, 1, within=frozenset({1})))))
+    world = World(policy)
+    for number in range(3):
+        world.observe(RequestArrived(0, make_request(number, steps=5)))
+    first, second = world.tick()
+    assert first.ranks[0] in (2, 3) and second.ranks == (1,)
+    policy.proposal = Proposal((Place(2, 1, within=frozenset({1})),))
+    decision = world.scheduler.tick(world.now + 1)
+    assert [refusal.why for refusal in decision.refusals] == ["wants 1 ranks, 0 of those it may use are free"]
+    assert decision.commands == ()
+
+
+def test_a_group_moves_when_it_may_no_longer_use_its_ranks() -> None:
+    policy = Fixed(Proposal((Place(0, 1, within=frozenset({3})),)))
+    world = World(policy)
+    world.observe(RequestArrived(0, make_request(0, steps=5)))
+    (task,) = world.tick()
+    (task,) = world.finish(task)
+    policy.proposal = Proposal((Place(0, 2, within=frozenset({0, 1, 3})),))
+    before, (task,) = task, world.finish(task)
+    assert task.ranks[0] == before.ranks[0] == 3 and len(task.ranks) == 2
+    policy.proposal = Proposal((Place(0, 2, within=frozenset({0, 1})),))
+    before, (task,) = task, world.finish(task)
+    assert set(task.ranks) == {0, 1} and set(task.sources) == set(before.ranks)

@@ -13,6 +13,7 @@ from small_worlds import make_cost, make_workload
 from gfdit.core.proposal import Proposal, WaitReason
 from gfdit.core.view import STAGE_CODE, View
 from gfdit.core.work import SINGLE_RANK_STAGES
+from gfdit.lang.program import Verdict
 from gfdit.policy import library
 from gfdit.policy.builtin import BUILTIN_NAME
 from gfdit.policy.planner import CompiledPolicy
@@ -84,7 +85,7 @@ def test_the_order_of_the_input_is_irrelevant(policy: CompiledPolicy, seed: int)
 def test_no_gpu_is_idle_while_a_waiting_request_fits(policy: CompiledPolicy, seed: int) -> None:
     view = random_world(seed).view()
     proposal = fresh(policy).plan(view)
-    if proposal.reservations or policy.program.allocate.depth:
+    if proposal.reservations or policy.program.allocate.depth or policy.program.pools:  # idle on purpose
         return
     left = view.free - sum(place.degree for place in proposal.places)
     for row, reason in proposal.waits.items():
@@ -102,4 +103,6 @@ def test_no_gpu_is_idle_while_a_waiting_request_fits(policy: CompiledPolicy, see
 def test_every_request_of_a_workload_ends(policy: CompiledPolicy, seed: int) -> None:
     config = SimConfig(fresh(policy), make_workload(seed, count=30), "made", make_cost(), 4, seed=seed, check=True)
     result = simulate(config).result
-    assert (result["completed"], result["failed"]) == (30, 0)
+    assert (result["completed"] + result["rejected"], result["failed"]) == (30, 0)
+    promises = any(rule.verdict is Verdict.REJECT for rule in policy.program.admit)
+    assert result["completed"] > 0 if promises else result["rejected"] == 0

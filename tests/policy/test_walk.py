@@ -162,3 +162,13 @@ def test_running_and_new_rows_are_left_alone() -> None:
 
 def test_an_empty_view_gives_an_empty_plan() -> None:
     assert plan(policy(), 4) == Proposal()
+
+
+def test_grow_by_keys_takes_the_best_step_first() -> None:
+    fair = policy(denoise="stage denoise { sp in {1, 2, 4} gpu smallest grow by gain(next) desc }")
+    large, small = {"tokens": 16384.0}, {"tokens": 256.0}
+    # the larger one gains more by every step, whoever is first
+    assert degrees(fair, 3, denoising("a", 2, **small), denoising("b", 1, **large)) == {"a": 1, "b": 2}
+    assert degrees(fair, 5, denoising("a", 2, **small), denoising("b", 1, **large)) == {"a": 1, "b": 4}
+    oldest = policy(denoise="stage denoise { sp in {1, 2, 4} gpu smallest grow by age, gain(next) max 2 gpu }")
+    assert degrees(oldest, 4, denoising("a", 3), denoising("b", 2), denoising("c", 1)) == {"a": 1, "b": 1, "c": 2}

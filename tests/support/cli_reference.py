@@ -7,7 +7,9 @@ import io
 import os
 from pathlib import Path
 
-from gfdit.cli.app import COMMANDS, main
+import typer
+
+from gfdit.cli.app import COMMANDS, app, main
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "cli.md"
 HEAD = """# Commands
@@ -33,8 +35,18 @@ def help_of(*command: str) -> str:
     return out.getvalue()
 
 
+def commands() -> list[tuple[str, ...]]:
+    """Every command, and behind a family of them its members."""
+    group = typer.main.get_command(app)
+    found: list[tuple[str, ...]] = []
+    for name in COMMANDS:
+        command = group.get_command(typer.Context(group), name)
+        found += [(name,), *((name, member) for member in getattr(command, "commands", ()))]
+    return found
+
+
 def page() -> str:
-    sections = [f"\n## gfdit {name}\n\n```text\n{help_of(name)}```\n" for name in COMMANDS]
+    sections = [f"\n## gfdit {' '.join(words)}\n\n```text\n{help_of(*words)}```\n" for words in commands()]
     return HEAD + f"\n```text\n{help_of()}```\n" + "".join(sections)
 
 

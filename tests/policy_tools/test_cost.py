@@ -1,0 +1,154 @@
+"""`gfdit cost`: a bound that holds, that never rises when a clause goes, and that names the dearest lines."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gfdit.cli.app import main
+from gfdit.core.lifecycle import State
+from gfdit.core.view import View
+from gfdit.core.work import Stage
+from gfdit.errors import PolicyError
+from gfdit.lang import nodes
+from gfdit.lang.format import format_tree
+from gfdit.lang.frozen import changed
+from gfdit.lang.parser import parse
+from gfdit.lang.source import Source
+from gfdit.policy import library, store
+from gfdit.policy.costing import CALIBRATED, bound, calibrate
+from gfdit.policy.decorators import unplaced
+from gfdit.policy.planner import CompiledPolicy
+from gfdit.policy.world import Actor, World
+
+Capture = pytest.CaptureFixture[str]
+REQUESTS, GPUS = 300, 16
+SLACK = 2.0  # what a measurement on a busy machine may exceed the bound by
+NAMED = ("fcfs_static", "edf_best_fit", "srtf", "stage_aware", "throughput", "slo", "fcfs")
+
+
+def crowd(new: bool) -> View:
+    """Many requests, most of them waiting, some with groups; or all of them new."""
+    pick = random.Random(7)
+    left, actors = GPUS, []
+    for number in range(REQUESTS):
+        sp = 0 if new or left < 2 or pick.random() < 0.5 else pick.choice((1, 2))
+        left -= sp
+        state = State.ARRIVED if new else State.RUNNING if sp and pick.random() < 0.5 else None
+        actors.append(
+            Actor(
+                f"r{number:04}",
+                tag=pick.choice(("batch", "interactive", "other")),
+                arrival_s=-pick.uniform(0, 100),
+                deadline_s=pick.choice((None, 1.0, 20.0, 200.0)),
+                stage=Stage.DENOISE if sp else pick.choice((Stage.ENCODE, Stage.DENOISE, Stage.DECODE)),
+                tokens=pick.choice((1024.0, 4096.0, 9216.0)),
+                state=state,
+                sp=sp,
+            )
+        )
+    return World(GPUS, actors).view()
+
+
+def worst_measured(program_name: str, crowded: View, new: View) -> float:
+    """Seconds of this thread: admission of all plus a plan; the best of several fresh policies."""
+    program, rows = store.load_policy(program_name).program, np.flatnonzero(new.new)
+    found = []
+    for _ in range(5):
+        policy = CompiledPolicy(program)
+        begin = time.thread_time()
+        policy.admit(new, rows)
+        policy.plan(crowded)
+        found.append(time.thread_time() - begin)
+    return min(found)
+
+
+def test_the_bound_holds_against_measurement() -> None:
+    constants, crowded, new = calibrate(), crowd(new=False), crowd(new=True)
+    for name in NAMED:
+        limit = bound(store.load_policy(name).program, REQUESTS, GPUS, constants).seconds
+        assert worst_measured(name, crowded, new) <= SLACK * limit, name
+
+
+def shortened(tree: nodes.Policy) -> list[nodes.Policy]:
+    """The policy with one clause, rule, alternative or option less, for each of them."""
+    found: list[nodes.Policy] = []
+    for index, item in enumerate(tree.items):
+        rest = (*tree.items[:index], *tree.items[index + 1 :])
+        found.append(changed(tree, items=rest))
+        smaller: list[nodes.Item] = []
+        if isinstance(item, nodes.Admit):
+            smaller = [
+                changed(item, rules=_without(item.rules, n)) for n in range(len(item.rules)) if n or item.rules[1:]
+            ]
+        elif isinstance(item, nodes.Order):
+            smaller = [changed(item, keys=_without(item.keys, n)) for n in range(len(item.keys)) if item.keys[1:]]
+        elif isinstance(item, nodes.Stage):
+            smaller = [changed(item, items=_without(item.items, n)) for n in range(1, len(item.items))]
+            for at, part in enumerate(item.items):
+                if isinstance(part, nodes.SpChoice):
+                    for n in range(len(part.alternatives)):
+                        fewer = changed(part, alternatives=_without(part.alternatives, n))
+                        smaller.append(changed(item, items=(*item.items[:at], fewer, *item.items[at + 1 :])))
+        found += [changed(tree, items=(*tree.items[:index], one, *tree.items[index + 1 :])) for one in smaller]
+    return found
+
+
+def _without(values: tuple[object, ...], index: int) -> tuple[object, ...]:
+    return values[:index] + values[index + 1 :]
+
+
+@pytest.mark.parametrize("name", library.names())
+def test_deleting_a_clause_never_raises_the_bound(name: str) -> None:
+    text = store.read_text(name)[0]
+    whole = bound(store.checked_program(text), 1000, 64).seconds
+    tried = 0
+    for tree in shortened(unplaced(parse(Source(text)).tree)):
+        try:
+            program = store.checked_program(format_tree(tree))
+        except PolicyError:
+            continue  # it is needed
+        tried += 1
+        assert bound(program, 1000, 64).seconds <= whole
+    assert tried >= 3
+
+
+def test_the_bound_grows_with_requests_and_ranks() -> None:
+    for name in NAMED:
+        program = store.load_policy(name).program
+        sizes = [(10, 8), (100, 8), (100, 64), (10_000, 64), (10_000, 1024)]
+        seconds = [bound(program, *size).seconds for size in sizes]
+        assert seconds == sorted(seconds) and seconds[0] < seconds[-1]
+
+
+def test_parts_name_every_line_that_computes() -> None:
+    program = store.load_policy("slo").program
+    found = bound(program, 100, 8)
+    ids = {part.id for part in found.parts}
+    assert {"tick", "order", "triage", "aging", "preempt.1", "guard.no_starvation", "stage.denoise.grow"} <= ids
+    assert found.seconds == pytest.approx(sum(part.work.seconds(CALIBRATED) for part in found.parts))
+    costs = [part.work.seconds(CALIBRATED) for part in found.parts]
+    assert costs == sorted(costs, reverse=True)
+
+
+def test_the_command(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["cost", "edf_best_fit", "--requests", "100", "--gpus", "8", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["requests"], result["gpus"], result["degrees"]) == (100, 8, 4)
+    assert result["within_budget"] and result["budget_s"] == 0.05
+    assert main(["cost", "edf_best_fit", "--requests", "10000", "--gpus", "64", "--budget", "1us"]) == 1
+    assert "over its limit; the dearest:" in capsys.readouterr().out
+    assert main(["cost"]) == 2
+    assert main(["cost", "--calibrate"]) == 0
+    constants = tmp_path / "here.json"
+    constants.write_text(capsys.readouterr().out, "utf-8")
+    assert all(value > 0 for value in json.loads(constants.read_text("utf-8")).values())
+    assert main(["cost", "fcfs", "--constants", str(constants), "--requests", "10", "--budget", "1s"]) == 0
+    constants.write_text("{}", "utf-8")
+    assert main(["cost", "fcfs", "--constants", str(constants)]) == 1
+    assert "--calibrate" in capsys.readouterr().err
