@@ -8,7 +8,7 @@ checked by
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import assert_never
 
@@ -38,6 +38,7 @@ from gfdit.core.work import SINGLE_RANK_STAGES, ModelFacts, Outcome, Stage
 from gfdit.units import NS_PER_S, to_ns, to_s
 
 STRIKE_WINDOW_NS = 60 * NS_PER_S
+RETRY_NS = NS_PER_S // 10  # how soon a policy that failed is asked again
 
 
 class MoveKind(StrEnum):
@@ -349,7 +350,8 @@ class Scheduler:
             proposal = self.policy.plan(view)
         except Exception as error:  # as above
             self._policy_failed(error, now)
-            proposal = self._last_plan(view)
+            # nothing else may ever happen: without being asked again, whoever waits would wait for ever
+            proposal = replace(self._last_plan(view), wake_at_s=to_s(now + RETRY_NS))
         self._plan_again_at = None if proposal.wake_at_s is None else to_ns(proposal.wake_at_s)
         self._raise_alarms(proposal.alarms)
         return proposal
@@ -505,6 +507,9 @@ class Scheduler:
         t.advance(Trigger.RUN, now)
         facts = self._models.get(t.request.model)
         regrouped = set(t.holders) != set(ranks)
+        # a holder that works for somebody else would keep the whole new group waiting for up to a step
+        ready = tuple(rank for rank in t.holders if rank in ranks or rank not in self.owner)
+        sources = ready if ready or t.restorable else t.holders
         command = RunTask(
             epoch=self._epoch,
             request_id=t.request.id,
@@ -518,8 +523,8 @@ class Scheduler:
                 cfg_branches=2 if facts and facts.cfg_parallel and t.request.cfg else 1,
             ),
             steps_total=t.steps_total,
-            sources=t.holders if t.started and regrouped else (),
-            restore=t.started and not t.holders,
+            sources=sources if t.started and regrouped else (),
+            restore=t.started and not sources,
         )
         t.epoch, t.wait_reason, t.because, t.cap = self._epoch, None, because, None
         for rank in ranks:

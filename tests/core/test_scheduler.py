@@ -110,6 +110,20 @@ def test_when_every_holder_is_lost_the_checkpoint_is_restored() -> None:
     assert again.restore and again.first_step == 2 and again.ranks == (1,)
 
 
+def test_a_busy_holder_is_not_waited_for() -> None:
+    policy = Fixed(Proposal((Place(0, 1),)))
+    world = World(policy, ranks=2)
+    world.observe(RequestArrived(0, make_request(0, steps=5)))
+    first = run_until_step(world, 2)
+    world.observe(RequestArrived(0, make_request(1)))
+    policy.proposal = Proposal((Place(1, 1),))
+    (other,) = world.finish(first)  # r000 pauses, and its only holder works for r001
+    assert other.ranks == first.ranks
+    policy.proposal = Proposal((Place(0, 1),))
+    (resumed,) = world.tick()
+    assert resumed.ranks != first.ranks and resumed.sources == () and resumed.restore and resumed.first_step == 3
+
+
 def test_without_a_checkpoint_it_starts_over() -> None:
     world = World(ranks=1)
     world.observe(RequestArrived(0, make_request(0)))
@@ -181,6 +195,13 @@ def test_three_errors_eject_the_policy_and_the_fallback_serves() -> None:
     assert [world.tick() for _ in range(3)] == [[], [], []]
     assert world.scheduler.policy.name == "edf_literal"
     assert isinstance(world.tick()[0], RunTask)
+
+
+def test_a_policy_that_failed_is_asked_again_even_if_nothing_happens() -> None:
+    world = World(Failing())
+    world.observe(RequestArrived(0, make_request(0)))
+    decision = world.scheduler.tick(1)
+    assert decision.next_tick_at is not None and 1 < decision.next_tick_at <= to_ns(1)
 
 
 def test_overruns_are_strikes_too() -> None:
