@@ -1,0 +1,1 @@
+"""The embedded model "shapes": vocabulary, renderer, judge, training and evaluation of a tiny Flux pipeline."""
