@@ -39,8 +39,9 @@ DEFAULTS: dict[str, int | float | str] = {
     "dtype": "float32",
 }
 
-#: A setting that the autoencoder derives from others, writes to its configuration, and complains of when reading it.
-DERIVED = "block_out_channels"
+#: Not kept in the autoencoder's configuration: a setting that it derives from others, writes, and complains of when
+#: reading it, and the folder that it happened to be read from.
+UNWANTED = ("block_out_channels", "_name_or_path")
 
 
 def build_scheduler() -> FlowMatchEulerDiscreteScheduler:
@@ -168,15 +169,15 @@ def build_pipeline(parts: Parts) -> FluxPipeline:
     )
 
 
-def _edit_json(path: Path, change: dict[str, str], drop: str = "") -> None:
-    held = {key: value for key, value in json.loads(path.read_text()).items() if key != drop} | change
+def _edit_json(path: Path, change: dict[str, str], drop: tuple[str, ...] = ()) -> None:
+    held = {key: value for key, value in json.loads(path.read_text()).items() if key not in drop} | change
     path.write_text(json.dumps(held, indent=2) + "\n")
 
 
 def save_vae(vae: AutoencoderTiny, folder: Path) -> None:
     """Write the autoencoder alone, in full precision."""
     vae.save_pretrained(folder)
-    _edit_json(folder / "config.json", {}, DERIVED)
+    _edit_json(folder / "config.json", {}, UNWANTED)
 
 
 def load_vae(folder: Path) -> AutoencoderTiny:
@@ -200,7 +201,7 @@ def export(parts: Parts, folder: Path, provenance: dict[str, int | float | str])
         pipeline.save_pretrained(scratch)
         for name in ("text_encoder", "text_encoder_2"):  # else transformers would load half precision on CPU
             _edit_json(Path(scratch, name, "config.json"), {"dtype": "float32"})
-        _edit_json(Path(scratch, "vae", "config.json"), {}, DERIVED)
+        _edit_json(Path(scratch, "vae", "config.json"), {}, UNWANTED)
         Path(scratch, "defaults.json").write_text(json.dumps(DEFAULTS, indent=2) + "\n")
         Path(scratch, "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
         for source in sorted(Path(scratch).rglob("*")):

@@ -81,7 +81,7 @@ class Plan:
     """What a run was asked to do. max_steps and vae_steps, when set, end the stages instead of the clock."""
 
     out: Path
-    minutes: float = 115.0
+    minutes: float = 120.0
     vae_minutes: float = 10.0
     seed: int = 0
     processes: int = 1
@@ -333,7 +333,7 @@ def main() -> None:
     """Command line; see the module's description."""
     parser = argparse.ArgumentParser(prog="python -m gfdit.models.shapes.train", description="train the embedded model")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--minutes", type=float, default=115.0, help="length of the whole run; rates fall near its end")
+    parser.add_argument("--minutes", type=float, default=120.0, help="length of the whole run; rates fall near its end")
     parser.add_argument("--vae-minutes", type=float, default=10.0, help="of these, for the autoencoder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2, help="one thread each")
