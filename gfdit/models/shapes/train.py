@@ -66,7 +66,11 @@ REPORT_STEPS = 50
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run has come; seconds and cpu_seconds are of all its sittings together."""
+    """How far a run has come, over all its sittings.
+
+    seconds: wall time of the transformer stage. cpu_seconds: processor time of every process, the autoencoder's
+    included when it was trained in the same sitting. vae_seconds: wall time of the autoencoder stage.
+    """
 
     seed: int
     steps: int = 0
@@ -81,7 +85,7 @@ class Plan:
     """What a run was asked to do. max_steps and vae_steps, when set, end the stages instead of the clock."""
 
     out: Path
-    minutes: float = 120.0
+    minutes: float = 110.0
     vae_minutes: float = 10.0
     seed: int = 0
     processes: int = 1
@@ -333,8 +337,10 @@ def main() -> None:
     """Command line; see the module's description."""
     parser = argparse.ArgumentParser(prog="python -m gfdit.models.shapes.train", description="train the embedded model")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--minutes", type=float, default=120.0, help="length of the whole run; rates fall near its end")
-    parser.add_argument("--vae-minutes", type=float, default=10.0, help="of these, for the autoencoder")
+    parser.add_argument(
+        "--minutes", type=float, default=110.0, help="length of the transformer stage; rates fall near its end"
+    )
+    parser.add_argument("--vae-minutes", type=float, default=10.0, help="before these, for the autoencoder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2, help="one thread each")
     parser.add_argument("--resume", action="store_true", help="go on with the run in the folder")
