@@ -15,8 +15,8 @@ class RunTask:
     `sources`: ranks that hold the newest state when the group differs from the holders, else (). The task begins with a
     hand-over in which those that lack the state get it. Ranks carry out what they are sent in order, so a source may
     already have its next task behind the hand-over. `steps_total`: steps of the whole trajectory, fewer than the client
-    asked for when admission degraded it. `restore`: no rank holds the state; it comes from the checkpoint
-    kept outside the workers.
+    asked for when admission degraded it. `restore`: no rank holds the state, or all that do work for somebody else; it
+    comes from the checkpoint kept outside the workers.
     """
 
     epoch: int

@@ -25,7 +25,7 @@ class Task:
 
     `sources`: ranks that hold the newest state, in any order; () when every member already does. `inputs` are the
     client's (prompt, height, seed, ...), read by `encode` only. `restore`: a state kept outside the workers (see
-    `join_state`), given to every member when no rank holds it. `parallel.degree` equals the number of ranks for
+    `join_state`), given to every member when no rank can give it. `parallel.degree` equals the number of ranks for
     `denoise`. `encode`, `decode` and `finalize` use the first rank alone; `prepare` is repeated on every rank, as
     cheap.
     """
