@@ -1,4 +1,5 @@
-"""Build hook: ship `grammar/`, `policies/` and the example workloads inside the wheel, as `gfdit/_data/...`.
+"""Build hook: ship `grammar/`, `policies/`, the example workloads and the pages of error codes inside the wheel, as
+`gfdit/_data/...`.
 
 A plain `force-include` would do the same for editable installs and leave a half-empty `gfdit` package in site-packages
 that hides the checkout; so this is for real wheels only, and the loaders fall back to the folders of the checkout.
@@ -11,7 +12,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SHIPPED = {"grammar": "*.lark", "policies": "*.pol", "examples": "*.jsonl"}
+SHIPPED = {"grammar": "*.lark", "policies": "*.pol", "examples": "*.jsonl", "docs/reference/errors": "*.md"}
 
 
 class ShipData(BuildHookInterface[Any]):

@@ -1,7 +1,8 @@
-"""A policy's text as the Python form that traces back to an equal program. Comments do not survive.
+"""A policy's text as the Python form that traces back to an equal program.
 
-Each item becomes the word of `decorators.py` that builds it; an item that has none, or whose exact shape Python would
-lose, is quoted with `pol(...)`. The other way needs no module: a traced policy has its text. May not run anything.
+Each item becomes the word of `decorators.py` that builds it; tests, and an item whose exact shape Python would lose,
+are quoted with `pol(...)`. Comments go along as comments of Python, and inside what is quoted as they are; a trace does
+not see them. The other way needs no module: a traced policy has its text. May not run anything.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from dataclasses import dataclass, field
 from gfdit.errors import PolicyError
 from gfdit.lang import nodes
 from gfdit.lang.format import format_tree
-from gfdit.lang.parser import parse
+from gfdit.lang.parser import Comment, Parsed, parse
 from gfdit.lang.render import Style, render
-from gfdit.lang.source import Source
+from gfdit.lang.source import Source, Span
 from gfdit.policy import __all__ as exported
 from gfdit.policy import tracing
-from gfdit.policy.decorators import unplaced
+from gfdit.policy.decorators import snake, unplaced
 from gfdit.policy.vocabulary import schema
 
 WIDTH = 100
@@ -38,7 +39,7 @@ def to_python(text: str, name: str = "<policy>") -> str:
     parsed = parse(source)
     if not parsed.complete or parsed.tree.header is None:
         raise PolicyError(render(parsed.diagnostics, style=Style.SHORT), hint="only a policy that parses converts")
-    return _Module(unplaced(parsed.tree)).text()
+    return _Module(unplaced(parsed.tree), parsed, source).text()
 
 
 @dataclass(slots=True)
@@ -46,6 +47,8 @@ class _Module:
     """One policy on its way to a module; `used` collects what must be imported."""
 
     tree: nodes.Policy
+    parsed: Parsed
+    source: Source
     used: set[str] = field(default_factory=set)
     taken: set[str] = field(default_factory=set)
     declared: set[str] = field(default_factory=set)
@@ -54,56 +57,96 @@ class _Module:
     def text(self) -> str:
         header = self.tree.header
         assert header is not None
-        if header.extends is not None:
-            raise PolicyError(
-                f"policy `{header.name.text}` extends `{header.extends.text}`, which the Python form cannot say",
-                hint="write the clauses out",
-            )
         last = next((item for item in self.tree.items if isinstance(item, nodes.Fallback)), None)
+        if last is not None and not all(isinstance(item, nodes.Test) for item in self._after(last)):
+            last = None  # the trace would move it
         arguments = self._header(header, last)
         if arguments is None:
             last, arguments = None, self._header(header, None) or []
-        body: list[str] = []
-        for item in self.tree.items:
-            lines = [] if item is last else self._item(item)
-            if body and lines and lines[0] and body[-1].startswith("        "):
-                body.append("")  # behind a function
-            body += lines
+        body = self._body(last)
+        top = [note.text for note in self._notes().get(-1, ())]
         imports = f"from gfdit.policy import {', '.join(sorted(self.used))}"
         if len(imports) > WIDTH:
             imports = "from gfdit.policy import (\n" + "".join(f"    {word},\n" for word in sorted(self.used)) + ")"
-        lines = [imports, "", "", _broken("@", "policy", arguments, 0), f"class {_camel(header.name.text)}:", *body]
-        return "\n".join(lines) + "\n"
+        head = [*top, imports, "", "", _broken("@", "policy", arguments, 0), f"class {_camel(header.name.text)}:"]
+        return "\n".join([*head, *body]) + "\n"
+
+    def _after(self, item: nodes.Item) -> tuple[nodes.Item, ...]:
+        at = next(index for index, other in enumerate(self.tree.items) if other is item)
+        return self.tree.items[at + 1 :]
+
+    def _body(self, last: nodes.Fallback | None) -> list[str]:
+        """The lines of the class; `last` is said in its decorator."""
+        notes = self._notes()
+        body: list[str] = []
+        for index, (item, placed) in enumerate(zip(self.tree.items, self.parsed.tree.items, strict=True)):
+            lines = [] if item is last else self._item(item, placed)
+            quoted = bool(lines) and "pol(" in lines[0]
+            said = [note for note in notes.get(index, ()) if not (quoted and _inside(note, placed.span))]
+            if body and lines and lines[0] and body[-1].startswith("        "):
+                body.append("")  # behind a function
+            if lines and not lines[0]:
+                body.append(lines.pop(0))  # before a function, and before what is said of it
+            body += [f"    {note.text}" for note in said] + lines
+        body += [f"    {note.text}" for note in notes.get(len(self.tree.items), ())]
+        empty = all(not line.strip() or line.startswith("    #") for line in body)
+        return [*body, "    pass"] if empty else body
+
+    def _notes(self) -> dict[int, list[Comment]]:
+        """Comments by the item that they are about: the one that stands before it on its line, or the next one (-1:
+        the header)."""
+        header = self.parsed.tree.header
+        assert header is not None
+        spans = [header.span, *(item.span for item in self.parsed.tree.items)]
+        found: dict[int, list[Comment]] = {}
+        for note in self.parsed.comments:
+            if note.trailing:
+                at = max((n for n, span in enumerate(spans) if span.start <= note.span.start), default=0)
+            else:
+                at = next((n for n, span in enumerate(spans) if span.end > note.span.start), len(spans))
+            found.setdefault(at - 1, []).append(note)
+        return found
 
     def _header(self, header: nodes.Header, last: nodes.Fallback | None) -> list[str] | None:
         """Arguments of `@policy`; None when the fallback's shape is not one of its."""
         self.used.add("policy")
         found = [f"version={header.version.text}"]
-        if re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", _camel(header.name.text)).lower() != header.name.text:
+        if snake(_camel(header.name.text)) != header.name.text:
             found.append(f"name={header.name.text!r}")
         if header.title is not None:
             found.append(f"title={_quoted(header.title.value)}")
+        if header.extends is not None:
+            found.append(f"extends={_quoted(header.extends.text)}")
         if last is None:
             return found
-        if not (isinstance(last.errors, nodes.Number) and last.errors.text.isdigit() and not last.errors.unit):
-            return None
-        found += [f"fallback={_quoted(last.policy.text)}", f"errors={last.errors.text}"]
+        found.append(f"fallback={_quoted(last.policy.text)}")
+        match last.errors:
+            case nodes.Number(text="3", unit=""):
+                pass  # as when nothing is said
+            case nodes.Number(text=count, unit="") if count.isdigit():
+                found.append(f"errors={count}")
+            case None:
+                found.append("errors=None")
+            case _:
+                return None
         try:
             return found + ([] if last.tick is None else [f"tick_limit={self._top(last.tick)}"])
         except _NoWord:
             return None
 
-    def _item(self, item: nodes.Item) -> list[str]:
-        before = set(self.used)
+    def _item(self, item: nodes.Item, placed: nodes.Item) -> list[str]:
+        before = set(self.used), set(self.taken), set(self.declared)
         try:
             return self._worded(item)
         except _NoWord:
-            self.used = before
-            return [f"    {self._name(type(item).__name__.lower())} = {self._pol(item)}"]
+            self.used, self.taken, self.declared = before
+            return [f"    {self._name(type(item).__name__.lower())} = {self._pol(placed)}"]
 
     def _pol(self, item: nodes.Item) -> str:
-        text = format_tree(nodes.Policy(None, (item,))).strip()
-        lines = "\n".join(f"        {line}" for line in text.splitlines())
+        """The item in the language, with the comments inside it."""
+        notes = [note for note in self.parsed.comments if _inside(note, item.span)]
+        text = format_tree(nodes.Policy(None, (item,)), self.source, notes).strip()
+        lines = "\n".join(f"        {line}".rstrip() for line in text.splitlines())
         quotes = '"""'
         raw = "r" if "\\" in text else ""
         if quotes in text:
@@ -133,10 +176,32 @@ class _Module:
                 return self._stage(item)
             case nodes.Preempt():
                 return self._preempt(item)
-            case nodes.Allocate(kind="greedy"):
-                return self._assigned("allocate", "greedy", [])
-            case nodes.Allocate(kind="backfill", depth=nodes.Number(text=depth, unit="")) if depth.isdigit():
-                return self._assigned("allocate", "backfill", [depth])
+            case nodes.Mode() | nodes.State():
+                return self._carried(item)
+            case nodes.Allocate():
+                return self._allocate(item)
+            case _:
+                return self._system(item)
+
+    # ---- items ------------------------------------------------------------------------------------------------------
+
+    def _system(self, item: nodes.Item) -> list[str]:
+        match item:
+            case nodes.Pool():
+                count = [] if item.count is None else [self._top(item.count)]
+                return self._assigned(item.name.text, "pool", [_quoted(item.name.text), *count])
+            case nodes.Resize():
+                arguments = [_quoted(item.pool.text), self._top(item.by), self._top(item.when)]
+                arguments += [self._range(item.within), *self._given("when_for", item.when_for)]
+                arguments += self._given("cooldown", item.cooldown)
+                return self._assigned(f"resize_{item.pool.text}", "resize", arguments)
+            case nodes.Batch():
+                arguments = [*map(self._top, item.by), f"most={self._top(item.most)}"]
+                arguments += [*self._given("window", item.window), *self._given("where", item.where)]
+                return self._assigned("batching", "batch", arguments)
+            case nodes.React():
+                arguments = [_quoted(item.event.text), self._doing(item.do), *self._given("when", item.when)]
+                return self._assigned(f"on_{item.event.text}", "react", arguments)
             case nodes.Tick():
                 arguments = self._given("every", item.every)
                 arguments += [f"on={_names(item.on)}"] if item.on else []
@@ -147,46 +212,96 @@ class _Module:
             case _:
                 raise _NoWord
 
-    # ---- items ------------------------------------------------------------------------------------------------------
-
     def _param(self, item: nodes.Param) -> list[str]:
         arguments = [_quoted(item.name.text), _quoted(item.type.text), self._top(item.default)]
         if item.within is not None:
-            arguments.append(f"within=({self._top(item.within.low)}, {self._top(item.within.high)})")
+            arguments.append(f"within={self._range(item.within)}")
         return self._declared(item.name.text, "param", arguments)
+
+    def _range(self, limits: nodes.Range) -> str:
+        return f"({self._top(limits.low)}, {self._top(limits.high)})"
+
+    def _carried(self, item: nodes.Mode | nodes.State) -> list[str]:
+        own = _quoted(item.name.text)
+        if isinstance(item, nodes.Mode):
+            arguments = [own, self._top(item.when), self._top(item.until)]
+            arguments += [*self._given("when_for", item.when_for), *self._given("until_for", item.until_for)]
+            return self._declared(item.name.text, "mode", arguments)
+        arguments = [own, _quoted(item.type.text), self._top(item.start), self._top(item.next)]
+        arguments += [] if item.within is None else [f"within={self._range(item.within)}"]
+        arguments += self._given("every", item.every)
+        arguments += [] if item.index is None else [f"per={_quoted(item.index.text)}"]
+        return self._declared(item.name.text, "state", arguments)
+
+    def _allocate(self, item: nodes.Allocate) -> list[str]:
+        match item:
+            case nodes.Allocate(kind="greedy"):
+                return self._assigned("allocate", "greedy", [])
+            case nodes.Allocate(kind="backfill", depth=depth) if depth is not None:
+                return self._assigned("allocate", "backfill", [self._top(depth)])
+            case nodes.Allocate(kind="knapsack", goal=goal, key=key) if key is not None:
+                call = self._call("allocate_knapsack", [] if goal == "maximizing" else [_quoted(goal)])
+            case nodes.Allocate(kind="rollout", horizon=ahead, beam=beam, goal=goal, key=key) if key is not None:
+                if ahead is None or beam is None:
+                    raise _NoWord
+                more = [] if goal == "minimizing" else [_quoted(goal)]
+                call = self._call("allocate_rollout", [self._top(ahead), self._top(beam), *more])
+            case _:
+                raise _NoWord
+        return ["", f"    @{call}", f"    def {self._name('value')}(r, sp):", *_returned(self._top(key, row=True))]
+
+    def _doing(self, do: nodes.Reaction) -> str:
+        match do:
+            case nodes.Reaction(action="alert", amount=None, duration=None):
+                return self._call("alert", [] if do.text is None else [_quoted(do.text.value)])
+            case nodes.Reaction(action="raise", amount=amount, text=None) if amount is not None:
+                return self._call("raise_tier", [self._top(amount), *self._given("lasting", do.duration)])
+            case nodes.Reaction(action="shrink", amount=amount, text=None) if amount is not None:
+                return self._call("shrink", [self._top(amount), *self._given("lasting", do.duration)])
+            case nodes.Reaction(action="pause", amount=None, text=None):
+                return self._call("pause", self._given("lasting", do.duration))
+            case _:
+                raise _NoWord
 
     def _class(self, item: nodes.Class) -> list[str]:
         arguments = [_quoted(item.name.text), *([] if item.when is None else [self._top(item.when)])]
-        for entry in item.fields:
-            if entry.value is None and entry.name.text != "preemptible":
-                raise _NoWord
+        _check_arguments([entry.name.text for entry in item.fields], {"name", "when"})
+        for at, entry in enumerate(item.fields, 1):
+            is_flag = entry.name.text == "preemptible"
+            if is_flag != (entry.value is None) or (is_flag and at < len(item.fields)):
+                raise _NoWord  # the trace puts the flag last
             arguments.append(f"{entry.name.text}={'True' if entry.value is None else self._top(entry.value)}")
         return self._assigned(item.name.text, "service_class", arguments)
 
     def _rule(self, rule: nodes.AdmitRule) -> str:
         if rule.verdict == "degrade":
+            _check_arguments([change.name.text for change in rule.changes], {"when"})
             arguments = [f"{change.name.text}={self._top(change.value)}" for change in rule.changes]
-            return self._call("degrade", [*self._given("when", rule.when), *arguments])
+            return _broken("", self._word("degrade"), [*self._given("when", rule.when), *arguments], 8)
         because = [] if rule.because is None else [f"because={_quoted(rule.because.value)}"]
         if because and rule.verdict == "accept":
             raise _NoWord
-        return self._call(rule.verdict, [*self._given("when", rule.when), *because])
+        return _broken("", self._word(rule.verdict), [*self._given("when", rule.when), *because], 8)
 
     def _triage(self, item: nodes.Triage) -> list[str]:
-        if item.shed == "least" or (item.then == "reject" and item.because is None):
+        if item.because is not None and not item.because.value:
             raise _NoWord
-        arguments = [self._key(item.by), *self._given("margin", item.margin), *self._given("shed_most", item.shed_key)]
-        arguments += [] if item.because is None else [f"reject={_quoted(item.because.value)}"]
+        arguments = [self._key(item.by), *self._given("margin", item.margin)]
+        arguments += self._given(f"shed_{item.shed}", item.shed_key)
+        if item.then == "reject":
+            arguments.append(f"reject={_quoted('' if item.because is None else item.because.value)}")
         return self._assigned("lost", "triage", arguments)
 
     def _stage(self, item: nodes.Stage) -> list[str]:
         kinds = [type(part) for part in item.items]
         degree = item.items[0] if item.items else None
-        if item.pool is not None or len(set(kinds)) != len(kinds):
-            raise _NoWord
+        grows = [at for at, part in enumerate(item.items) if isinstance(part, nodes.Grow)]
+        if len(set(kinds)) != len(kinds) or grows not in ([], [1]):
+            raise _NoWord  # given twice, or not where the trace would put it
         names = [_quoted(ident.text) for ident in item.names]
         own_name = "_".join(ident.text for ident in item.names)
-        options = self._options(item.items[1:])
+        options = [] if item.pool is None else [f"on={_quoted(item.pool.text)}"]
+        options += self._options(item.items[1:])
         growing = next((part for part in item.items if isinstance(part, nodes.Grow)), None)
         match degree:
             case nodes.SpFixed():
@@ -198,7 +313,7 @@ class _Module:
                 counts = f"({counts[:-1] if len(degree.degrees) == 1 else counts[:-2]}) * {self._word('gpu')}"
                 links = " | ".join(self._link(link) for link in degree.alternatives)
                 lines = ["", _broken("    @", self._word("stage"), [*names, f"degrees={counts}", *options], 4)]
-                lines += [f"    def {self._name(own_name)}(r, sp):", f"        return {_chain(links)}"]
+                lines += [f"    def {self._name(own_name)}(r, sp):", *_returned(_chain(links))]
             case _:
                 raise _NoWord
         return lines + ([] if growing is None else self._grow(item.names[0].text, growing))
@@ -217,6 +332,10 @@ class _Module:
                     found.append(f"prefer={_names(names)}")
                 case nodes.Reserve(duration=duration):
                     found += self._given("reserve", duration)
+                case nodes.Lanes(count=count):
+                    found += self._given("lanes", count)
+                case nodes.Spill(pool=pool, when=when):
+                    found.append(f"spill=({_quoted(pool.text)}, {self._top(when)})")
                 case nodes.Grow():
                     pass  # has a function of its own
                 case _:
@@ -232,51 +351,55 @@ class _Module:
         return self._call("choose", [f"{link.kind}={value}", *self._given("where", link.where, row=True)])
 
     def _grow(self, stage: str, item: nodes.Grow) -> list[str]:
-        if item.keys or item.where is None:
-            raise _NoWord
-        most = self._given("most", item.most)
-        call = self._call("grow", [_quoted(stage), *most])
+        call = self._call("grow", [_quoted(stage), *self._given("most", item.most)])
         self.pair = True
-        condition = self._top(item.where, row=True)
+        if item.keys or item.where is None:
+            keys = [self._key(key, row=True) for key in item.keys]
+            said = self._call("surplus", [*keys, *self._given("where", item.where, row=True)])
+        else:
+            said = self._top(item.where, row=True)
         self.pair = False
-        name = self._name(f"{stage}_wider")
-        return ["", f"    @{call}", f"    def {name}(r, sp, nxt):", f"        return {condition}"]
+        return ["", f"    @{call}", f"    def {self._name(f'{stage}_wider')}(r, sp, nxt):", *_returned(said)]
 
     def _preempt(self, item: nodes.Preempt) -> list[str]:
-        arguments = [_names(item.winners), _names(item.victims)]
+        takes = [self._take(take) for take in item.takes]
+        do = takes[0] if len(takes) == 1 else f"({', '.join(takes)})"
+        arguments = [_names(item.winners), _names(item.victims), do]
         arguments += [*self._given("when", item.when), *self._given("where", item.where)]
         if item.by:
             keys = ", ".join(self._key(key) for key in item.by)
             arguments.append(f"by=({keys},)" if len(item.by) == 1 else f"by=({keys})")
-        match [(take.action, take.to) for take in item.takes]:
-            case [("shrink", to), ("pause", None)] if to is not None:
-                arguments.append(f"shrink_to={self._top(to)}")
-            case [("shrink", to)] if to is not None:
-                arguments += [f"shrink_to={self._top(to)}", "pause=False"]
-            case [("pause", None)]:
-                pass
-            case _:
-                raise _NoWord
         match item.limit, item.per:
             case None, None:
                 pass
-            case nodes.Number(text=count, unit=""), per if per is not None and count.isdigit():
-                arguments.append(f"limit=({count}, {self._top(per)})")
+            case limit, per if limit is not None and per is not None:
+                arguments.append(f"limit=({self._top(limit)}, {self._top(per)})")
             case _:
                 raise _NoWord
         return self._assigned("preempting", "preempt", [*arguments, *self._given("protect", item.protect)])
 
+    def _take(self, take: nodes.Take) -> str:
+        match take:
+            case nodes.Take(action="shrink", to=to) if to is not None:
+                return self._call("shrink", [self._top(to)])
+            case nodes.Take(action="pause" | "migrate", to=None):
+                return self._call(take.action, [])
+            case nodes.Take(action="demote", to=to):
+                return self._call("demote", [] if to is None else [self._top(to)])
+            case _:
+                raise _NoWord
+
     # ---- expressions ------------------------------------------------------------------------------------------------
 
-    def _key(self, key: nodes.Key) -> str:
+    def _key(self, key: nodes.Key, row: bool = False) -> str:
         """`-x` is `x desc`, so that a key which begins with a minus of its own has no word."""
         if isinstance(key.value, nodes.Unary) and key.value.op == "-":
             raise _NoWord
         if key.direction != "desc":
-            return self._top(key.value)
+            return self._top(key.value, row)
         if isinstance(key.value, nodes.Number | nodes.Text | nodes.Truth):
             raise _NoWord
-        return f"-{self._part(key.value)}"
+        return f"-{self._part(key.value, row)}"
 
     def _given(self, name: str, value: nodes.Expr | None, row: bool = False) -> list[str]:
         return [] if value is None else [f"{name}={self._top(value, row)}"]
@@ -343,8 +466,8 @@ class _Module:
     def _named(self, name: str, row: bool) -> str:
         if row and (name == "sp" or (name == "next" and self.pair)):
             return "sp" if name == "sp" else "nxt"
-        if row and name in schema().attributes and not keyword.iskeyword(name):
-            return f"r.{name}"
+        if row and (name in schema().attributes or name in self.declared) and not keyword.iskeyword(name):
+            return f"r.{name}"  # a function sees no variable of the class around it
         if name in self.declared and not row:
             return name
         if name in _WORDS:
@@ -397,7 +520,7 @@ def _is_plain(node: nodes.Expr) -> bool:
 def _broken(lead: str, word: str, arguments: Sequence[str], indent: int) -> str:
     """`lead word(arguments)`, one argument a line when that is longer than a line."""
     line = f"{lead}{word}({', '.join(arguments)})"
-    if len(line) <= WIDTH:
+    if len(line) + (0 if lead else indent) < WIDTH:
         return line
     inner = "".join(f"{' ' * (indent + 4)}{argument},\n" for argument in arguments)
     return f"{lead}{word}(\n{inner}{' ' * indent})"
@@ -408,6 +531,23 @@ def _chain(links: str) -> str:
         return links
     inner = links.replace(" | choose(", "\n            | choose(")
     return f"(\n            {inner}\n        )"
+
+
+def _returned(text: str) -> list[str]:
+    """A function's body; a value that is longer than a line stands in brackets."""
+    if len(text) <= WIDTH - 15 or "\n" in text:
+        return [f"        return {text}"]
+    return ["        return (", f"            {text}", "        )"]
+
+
+def _check_arguments(names: Sequence[str], taken: set[str]) -> None:
+    """Whether names may be keywords of one call that has others of its own; else there is no word."""
+    if len(set(names)) < len(names) or taken & set(names) or any(map(keyword.iskeyword, names)):
+        raise _NoWord
+
+
+def _inside(note: Comment, span: Span) -> bool:
+    return span.start < note.span.start < span.end
 
 
 def _camel(name: str) -> str:

@@ -31,18 +31,21 @@ from gfdit.lang.frozen import Frozen
 from gfdit.lang.parser import parse
 from gfdit.lang.render import render
 from gfdit.lang.source import NOWHERE, Source
+from gfdit.policy.native import NativePlan, Plan
 from gfdit.policy.tracing import Degrees, Operand, Row, Symbol, name, to_node
 
 Pair = tuple[Operand, Operand]
+StageOption = Operand | Sequence[str] | tuple[str, Operand]
 N = TypeVar("N")
 
 
 class TracedPolicy:
-    """What `@policy` leaves of a class: the tree, and the text that it prints as."""
+    """What `@policy` leaves of a class: the tree, the text that it prints as, and its native plan if it has one."""
 
-    def __init__(self, tree: nodes.Policy) -> None:
-        self.tree = tree
-        self.text = format_tree(tree)
+    def __init__(self, tree: nodes.Policy, native: NativePlan | None = None) -> None:
+        self.tree = unplaced(tree)
+        self.text = format_tree(self.tree)
+        self.native = native
 
 
 @dataclass(slots=True)
@@ -64,6 +67,7 @@ class StageDraft:
     """A stage clause that a `grow` may still join."""
 
     names: tuple[str, ...]
+    pool: str | None
     items: list[nodes.StageItem]
 
 
@@ -83,37 +87,85 @@ class Chain:
         return Chain([*self.links, *other.links])
 
 
-def policy(
-    *,
-    version: int,
-    title: str = "",
-    name: str | None = None,
-    fallback: str | None = None,
-    errors: int = 3,
-    tick_limit: Operand | None = None,
-) -> Callable[[type], TracedPolicy]:
-    """Trace the decorated class. `name`: by default the class's name in snake case."""
+class PolicyWord:
+    """`@policy(...)` on a class; `@policy.native` on a function of it."""
 
-    def trace(body: type) -> TracedPolicy:
-        own = name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", body.__name__).lower()
-        header = nodes.Header(nodes.Ident(own), nodes.Number(str(version)), nodes.Text(title) if title else None)
-        items = _items(vars(body))
-        if fallback is not None:
-            limit = None if tick_limit is None else to_node(tick_limit)
-            items.append(nodes.Fallback(nodes.Ident(fallback), nodes.Number(str(errors)), limit))
-        return TracedPolicy(nodes.Policy(header, tuple(items)))
+    def __call__(
+        self,
+        *,
+        version: int,
+        title: str | None = None,
+        name: str | None = None,
+        extends: str | None = None,
+        fallback: str | None = None,
+        errors: int | None = 3,
+        tick_limit: Operand | None = None,
+    ) -> Callable[[type], TracedPolicy]:
+        """Trace the decorated class. `name`: by default the class's name in snake case; `extends`: a policy whose
+        clauses it takes over, as in the text form."""
 
-    return trace
+        def trace(body: type) -> TracedPolicy:
+            own = nodes.Ident(name or snake(body.__name__))
+            words = None if title is None else nodes.Text(title)
+            header = nodes.Header(own, nodes.Number(str(version)), words, _maybe_ident(extends))
+            items = _items(vars(body))
+            if fallback is not None:
+                strikes = None if errors is None else nodes.Number(str(errors))
+                item = nodes.Fallback(nodes.Ident(fallback), strikes, _maybe(tick_limit))
+                tests = next((at for at, other in enumerate(items) if isinstance(other, nodes.Test)), len(items))
+                items.insert(tests, item)  # where people look for it
+            plans = [value for value in vars(body).values() if isinstance(value, NativePlan)]
+            if len(plans) > 1:
+                raise PolicyError(f"`{body.__name__}` has {len(plans)} native plans, expected one at most")
+            if plans:
+                items += [item for item in _SHELL if not any(_covers(other, item) for other in items)]
+            return TracedPolicy(nodes.Policy(header, tuple(items)), plans[0] if plans else None)
+
+        return trace
+
+    def native(self, plan: Plan) -> NativePlan:
+        """The escape hatch: `(columns, free, deadline) -> {id: degree}` in the place of order, stages and allocation.
+
+        See `native.py` for what it is given and must give. Opaque to cost, checks and explanations, refused in signed
+        bundles, and watched like every other policy.
+        """
+        return NativePlan(plan)
+
+
+policy = PolicyWord()
+
+
+def snake(name: str) -> str:
+    """`EdfBestFit` as `edf_best_fit`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+_SHELL = parse(
+    Source(
+        "policy shell version 1 order by arrival stage encode { sp fixed 1 gpu } stage decode { sp fixed 1 gpu } "
+        "stage denoise { sp in {1, 2, 4, 8} gpu smallest }"
+    )
+).tree.items
+"""The clauses of a native policy that the language asks for and its plan does not use."""
+
+
+def _covers(other: nodes.Item, item: nodes.Item) -> bool:
+    """Whether the class has said `item`, a clause of the shell, in its own way."""
+    if isinstance(item, nodes.Stage) and isinstance(other, nodes.Stage):
+        return item.names[0].text in {name.text for name in other.names}
+    return type(item) is type(other) and not isinstance(item, nodes.Stage)
 
 
 def _items(body: Mapping[str, object]) -> list[nodes.Item]:
     drafts: list[Clause | StageDraft] = []
     growing: list[GrowDraft] = []
-    for value in body.values():
+    for word, value in body.items():
         if isinstance(value, Clause | StageDraft):
             drafts.append(value)
         elif isinstance(value, Symbol) and value.declares is not None:
             drafts.append(Clause(value.declares))
+        elif isinstance(value, nodes.AdmitRule | Chain | Doing | Surplus):
+            raise PolicyError(f"`{word} = ...` is part of a clause, and no clause by itself")
         elif isinstance(value, Written):
             drafts += map(Clause, value.items)
         elif isinstance(value, GrowDraft):
@@ -128,7 +180,7 @@ def _items(body: Mapping[str, object]) -> list[nodes.Item]:
 
 def _item(draft: Clause | StageDraft) -> nodes.Item:
     if isinstance(draft, StageDraft):
-        return nodes.Stage(_idents(draft.names), None, tuple(draft.items))
+        return nodes.Stage(_idents(draft.names), _maybe_ident(draft.pool), tuple(draft.items))
     return draft.item
 
 
@@ -137,8 +189,7 @@ def _item(draft: Clause | StageDraft) -> nodes.Item:
 
 def param(name: str, kind: str, default: Operand, within: Pair | None = None) -> Symbol:
     """`param name: kind = default within low .. high`."""
-    limits = None if within is None else nodes.Range(to_node(within[0]), to_node(within[1]))
-    item = nodes.Param(nodes.Ident(name), nodes.Ident(kind), to_node(default), limits)
+    item = nodes.Param(nodes.Ident(name), nodes.Ident(kind), to_node(default), _range(within))
     return Symbol(nodes.Name(name), item)
 
 
@@ -147,12 +198,64 @@ def let(name: str, value: Operand) -> Symbol:
     return Symbol(nodes.Name(name), nodes.Let(nodes.Ident(name), to_node(value)))
 
 
+def mode(
+    name: str,
+    when: Operand,
+    until: Operand,
+    *,
+    when_for: Operand | None = None,
+    until_for: Operand | None = None,
+) -> Symbol:
+    """`mode name when c for t until c for t`; stands for the condition that it is."""
+    item = nodes.Mode(nodes.Ident(name), to_node(when), _maybe(when_for), to_node(until), _maybe(until_for))
+    return Symbol(nodes.Name(name), item)
+
+
+def state(
+    name: str,
+    kind: str,
+    start: Operand,
+    following: Operand,
+    *,
+    within: Pair | None = None,
+    every: Operand | None = None,
+    per: str | None = None,
+) -> Symbol:
+    """`state name[per]: kind = start within low .. high next following every t`; `following` names it by
+    `name("...")`."""
+    own, index = nodes.Ident(name), _maybe_ident(per)
+    limits = _range(within)
+    item = nodes.State(own, index, nodes.Ident(kind), to_node(start), limits, to_node(following), _maybe(every))
+    return Symbol(nodes.Name(name), item)
+
+
+def pool(name: str, count: Operand | None = None) -> Clause:
+    """`pool name = count`; without a count: the rest."""
+    return Clause(nodes.Pool(nodes.Ident(name), _maybe(count)))
+
+
+def resize(
+    pool: str,
+    by: Operand,
+    when: Operand,
+    within: Pair,
+    *,
+    when_for: Operand | None = None,
+    cooldown: Operand | None = None,
+) -> Clause:
+    """`resize pool by n when c for t within low .. high cooldown t`."""
+    limits = nodes.Range(to_node(within[0]), to_node(within[1]))
+    return Clause(
+        nodes.Resize(nodes.Ident(pool), to_node(by), to_node(when), _maybe(when_for), limits, _maybe(cooldown))
+    )
+
+
 def service_class(name: str, when: Operand | None = None, *, preemptible: bool = False, **fields: Operand) -> Clause:
     """`class name when condition { slo .. rank .. weight .. miss .. preemptible }`; no `when`: otherwise."""
     items = [nodes.ClassField(nodes.Ident(key), to_node(value)) for key, value in fields.items()]
     if preemptible:
         items.append(nodes.ClassField(nodes.Ident("preemptible")))
-    return Clause(nodes.Class(nodes.Ident(name), None if when is None else to_node(when), tuple(items)))
+    return Clause(nodes.Class(nodes.Ident(name), _maybe(when), tuple(items)))
 
 
 # ---- intake and order -----------------------------------------------------------------------------------------------
@@ -183,8 +286,7 @@ def _rule(
     verdict: str, when: Operand | None, because: str | None, knobs: dict[str, Operand] | None = None
 ) -> nodes.AdmitRule:
     changes = tuple(nodes.Set(nodes.Ident(knob), to_node(value)) for knob, value in (knobs or {}).items())
-    condition = None if when is None else to_node(when)
-    return nodes.AdmitRule(verdict, condition, None if because is None else nodes.Text(because), changes)
+    return nodes.AdmitRule(verdict, _maybe(when), None if because is None else nodes.Text(because), changes)
 
 
 def order_by(*keys: Operand) -> Clause:
@@ -193,31 +295,42 @@ def order_by(*keys: Operand) -> Clause:
 
 
 def triage(
-    by: Operand, margin: Operand | None = None, shed_most: Operand | None = None, reject: str | None = None
+    by: Operand,
+    margin: Operand | None = None,
+    *,
+    shed_most: Operand | None = None,
+    shed_least: Operand | None = None,
+    reject: str | None = None,
 ) -> Clause:
-    """`triage by key margin m shed most x then last`, or `then reject because "..."`."""
-    shed, key = ("", None) if shed_most is None else ("most", to_node(shed_most))
-    then, because = ("last", None) if reject is None else ("reject", nodes.Text(reject))
-    return Clause(nodes.Triage(_key(by), None if margin is None else to_node(margin), shed, key, then, because))
+    """`triage by key margin m shed most x then last`, or `then reject because "..."`; `reject=""` gives no reason."""
+    if shed_most is not None and shed_least is not None:
+        raise PolicyError("`triage` sheds the most or the least of something, not both")
+    shed = "most" if shed_most is not None else "least" if shed_least is not None else ""
+    key = _maybe(shed_most if shed_least is None else shed_least)
+    then, because = ("last", None) if reject is None else ("reject", nodes.Text(reject) if reject else None)
+    return Clause(nodes.Triage(_key(by), _maybe(margin), shed, key, then, because))
 
 
 def aging(every: Operand, raise_by: Operand = 1, until_tier: Operand | None = None) -> Clause:
     """`aging every t raise n until tier m`."""
-    return Clause(nodes.Aging(to_node(every), to_node(raise_by), None if until_tier is None else to_node(until_tier)))
+    return Clause(nodes.Aging(to_node(every), to_node(raise_by), _maybe(until_tier)))
 
 
 # ---- stages ---------------------------------------------------------------------------------------------------------
 
 
-def stages(*names: str, sp: Operand, **options: object) -> StageDraft:
-    """`stage names { sp fixed n }` with the options of `stage`."""
-    return StageDraft(names, [nodes.SpFixed(to_node(sp)), *_options(**options)])  # type: ignore[arg-type]
+def stages(*names: str, sp: Operand, on: str | None = None, **options: StageOption) -> StageDraft:
+    """`stage names on pool { sp fixed n }` with the options of `stage`."""
+    return StageDraft(names, on, [nodes.SpFixed(to_node(sp)), *_options(options)])
 
 
-def stage(*names: str, degrees: Symbol | Degrees, **options: object) -> Callable[[Callable[..., Chain]], StageDraft]:
+def stage(
+    *names: str, degrees: Symbol | Degrees, on: str | None = None, **options: StageOption
+) -> Callable[[Callable[..., Chain]], StageDraft]:
     """Decorates the chooser `(r, sp) -> choose(...) | choose(...)`.
 
-    Options: `hold="done"` or a duration, `sticky` (a ratio), `prefer` (names), `reserve` (a duration).
+    Options: `hold="done"` or a duration, `sticky` (a ratio), `prefer` (names), `reserve` (a duration), `lanes` (a
+    number), `spill=(pool, condition)`; `on`: its pool.
     """
     if not isinstance(degrees, Degrees):
         raise PolicyError("`degrees` is a set of GPU counts", hint="such as `degrees=(1, 2, 4, 8) * gpu`")
@@ -228,27 +341,40 @@ def stage(*names: str, degrees: Symbol | Degrees, **options: object) -> Callable
             raise PolicyError(f"`{chooser.__name__}` returns `{chain!r}`, expected `choose(...)`")
         counts = tuple(nodes.Number(str(count)) for count in degrees.counts)
         choice = nodes.SpChoice(counts, tuple(chain.links))
-        return StageDraft(names, [choice, *_options(**options)])  # type: ignore[arg-type]
+        return StageDraft(names, on, [choice, *_options(options)])
 
     return trace
 
 
-def _options(
-    hold: Operand | None = None,
-    sticky: Operand | None = None,
-    prefer: Sequence[str] = (),
-    reserve: Operand | None = None,
-) -> list[nodes.StageItem]:
+def _options(options: Mapping[str, StageOption]) -> list[nodes.StageItem]:
+    """The parts of a stage beside its degrees, in the order in which they were written."""
     items: list[nodes.StageItem] = []
-    if hold is not None:
-        items.append(nodes.Hold(None if isinstance(hold, str) else to_node(hold)))
-    if sticky is not None:
-        items.append(nodes.Sticky(to_node(sticky)))
-    if prefer:
-        items.append(nodes.Prefer(_idents(prefer)))
-    if reserve is not None:
-        items.append(nodes.Reserve(to_node(reserve)))
+    for word, value in options.items():
+        match word, value:
+            case "hold", str():
+                if value != "done":
+                    raise PolicyError(f"`hold={value!r}`", hint='it is `hold="done"` or a duration')
+                items.append(nodes.Hold())
+            case "hold", _:
+                items.append(nodes.Hold(to_node(value)))
+            case "sticky", _:
+                items.append(nodes.Sticky(to_node(value)))
+            case "reserve", _:
+                items.append(nodes.Reserve(to_node(value)))
+            case "lanes", _:
+                items.append(nodes.Lanes(to_node(value)))
+            case "prefer", str():
+                items.append(nodes.Prefer(_idents((value,))))
+            case "prefer", [*names]:
+                items.append(nodes.Prefer(_idents([str(one) for one in names])))
+            case "spill", (str(other), condition):
+                items.append(nodes.Spill(nodes.Ident(other), to_node(condition)))
+            case _:
+                raise PolicyError(f"no option `{word}={value!r}` of a stage", hint=_OPTIONS)
     return items
+
+
+_OPTIONS = "options are hold, sticky, prefer, reserve, lanes and spill=(pool, condition)"
 
 
 def choose(
@@ -283,12 +409,27 @@ def choose(
 wait = Chain([nodes.Alternative("wait")])
 
 
-def grow(stage: str, most: Operand | None = None) -> Callable[[Callable[..., Operand]], GrowDraft]:
-    """Decorates the pair test `(r, sp, nxt) -> condition` of `grow by order where`."""
+@dataclass(frozen=True, slots=True)
+class Surplus:
+    """What `surplus(...)` says inside a `grow`."""
 
-    def trace(test: Callable[..., Operand]) -> GrowDraft:
-        condition = to_node(test(Row(), name("sp"), name("next")))
-        return GrowDraft(stage, nodes.Grow((), condition, None if most is None else to_node(most)))
+    by: tuple[Operand, ...]
+    where: Operand | None
+
+
+def surplus(*by: Operand, where: Operand | None = None) -> Surplus:
+    """For the function of a `grow`: by these keys step by step (none: in plan order), where a condition holds."""
+    return Surplus(by, where)
+
+
+def grow(stage: str, most: Operand | None = None) -> Callable[[Callable[..., Operand | Surplus]], GrowDraft]:
+    """Decorates `(r, sp, nxt) -> condition`, the test of `grow by order where`; it may also give `surplus(...)`."""
+
+    def trace(test: Callable[..., Operand | Surplus]) -> GrowDraft:
+        found = test(Row(), name("sp"), name("next"))
+        said = found if isinstance(found, Surplus) else Surplus((), found)
+        keys = tuple(_key(key) for key in said.by)
+        return GrowDraft(stage, nodes.Grow(keys, _maybe(said.where), _maybe(most)))
 
     return trace
 
@@ -296,34 +437,85 @@ def grow(stage: str, most: Operand | None = None) -> Callable[[Callable[..., Ope
 # ---- the system -----------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Doing:
+    """Something that is done to a request or said about it: a part of `preempt` and `react`."""
+
+    action: str
+    amount: Operand | None = None
+    lasting: Operand | None = None
+    text: str | None = None
+
+
+def shrink(to: Operand, lasting: Operand | None = None) -> Doing:
+    """`shrink to n`; in a reaction for a while."""
+    return Doing("shrink", to, lasting)
+
+
+def pause(lasting: Operand | None = None) -> Doing:
+    """`pause`; in a reaction for a while."""
+    return Doing("pause", None, lasting)
+
+
+def demote(to: Operand | None = None) -> Doing:
+    """`demote`: a take of `preempt`."""
+    return Doing("demote", to)
+
+
+def migrate() -> Doing:
+    """`migrate`: a take of `preempt`."""
+    return Doing("migrate")
+
+
+def raise_tier(by: Operand, lasting: Operand | None = None) -> Doing:
+    """`raise n`: a reaction."""
+    return Doing("raise", by, lasting)
+
+
+def alert(text: str | None = None) -> Doing:
+    """`alert "text"`: a reaction."""
+    return Doing("alert", text=text)
+
+
 def preempt(
     winners: Sequence[str],
     victims: Sequence[str],
+    do: Doing | Sequence[Doing],
     *,
     when: Operand | None = None,
     where: Operand | None = None,
     by: Sequence[Operand] = (),
-    shrink_to: Operand | None = None,
-    pause: bool = True,
-    limit: tuple[int, Operand] | None = None,
+    limit: tuple[Operand, Operand] | None = None,
     protect: Operand | None = None,
 ) -> Clause:
-    """`preempt for winners when c from victims where c by keys do shrink to n else pause limit n per t protect t`."""
-    takes = [] if shrink_to is None else [nodes.Take("shrink", to_node(shrink_to))]
-    takes += [nodes.Take("pause")] if pause else []
+    """`preempt for winners when c from victims where c by keys do take else take limit n per t protect t`."""
+    takes = (do,) if isinstance(do, Doing) else tuple(do)
     return Clause(
         nodes.Preempt(
             winners=_idents(winners),
-            when=None if when is None else to_node(when),
+            when=_maybe(when),
             victims=_idents(victims),
-            where=None if where is None else to_node(where),
+            where=_maybe(where),
             by=tuple(_key(key) for key in by),
-            takes=tuple(takes),
+            takes=tuple(nodes.Take(take.action, _maybe(take.amount)) for take in takes),
             limit=None if limit is None else to_node(limit[0]),
             per=None if limit is None else to_node(limit[1]),
-            protect=None if protect is None else to_node(protect),
+            protect=_maybe(protect),
         )
     )
+
+
+def react(event: str, do: Doing, when: Operand | None = None) -> Clause:
+    """`react event when c do reaction`; an event is one of the language or a mode that turns on."""
+    text = None if do.text is None else nodes.Text(do.text)
+    reaction = nodes.Reaction(do.action, amount=_maybe(do.amount), duration=_maybe(do.lasting), text=text)
+    return Clause(nodes.React(nodes.Ident(event), _maybe(when), reaction))
+
+
+def batch(*by: Operand, most: Operand, window: Operand | None = None, where: Operand | None = None) -> Clause:
+    """`batch by values max n window t where c`."""
+    values = tuple(to_node(one) for one in by)
+    return Clause(nodes.Batch(values, to_node(most), where=_maybe(where), window=_maybe(window)))
 
 
 def greedy() -> Clause:
@@ -331,14 +523,31 @@ def greedy() -> Clause:
     return Clause(nodes.Allocate("greedy"))
 
 
-def backfill(depth: int) -> Clause:
+def backfill(depth: Operand) -> Clause:
     """`allocate backfill n`."""
     return Clause(nodes.Allocate("backfill", to_node(depth)))
 
 
+def allocate_knapsack(goal: str = "maximizing") -> Callable[[Callable[..., Operand]], Clause]:
+    """Decorates the value `(r, sp) -> number` of `allocate knapsack maximizing`; `sp` is 0 for not running now."""
+    return lambda value: Clause(nodes.Allocate("knapsack", goal=goal, key=to_node(value(Row(), name("sp")))))
+
+
+def allocate_rollout(
+    horizon: Operand, beam: Operand, goal: str = "minimizing"
+) -> Callable[[Callable[..., Operand]], Clause]:
+    """Decorates the value `(r, sp) -> number` of `allocate rollout horizon n beam m minimizing`."""
+
+    def trace(value: Callable[..., Operand]) -> Clause:
+        key = to_node(value(Row(), name("sp")))
+        return Clause(nodes.Allocate("rollout", None, to_node(horizon), to_node(beam), goal, key))
+
+    return trace
+
+
 def tick(every: Operand | None = None, on: Sequence[str] = ()) -> Clause:
     """`tick every t on events`."""
-    return Clause(nodes.Tick(None if every is None else to_node(every), _idents(on)))
+    return Clause(nodes.Tick(_maybe(every), _idents(on)))
 
 
 def guard(name: str, condition: Operand, otherwise: str = "alert") -> Clause:
@@ -353,6 +562,18 @@ def pol(text: str) -> Written:
     if not parsed.complete:
         raise PolicyError(render(parsed.diagnostics), hint="the first line of the text counts as line 2")
     return Written(unplaced(parsed.tree).items)
+
+
+def _maybe(value: Operand | None) -> nodes.Expr | None:
+    return None if value is None else to_node(value)
+
+
+def _range(within: Pair | None) -> nodes.Range | None:
+    return None if within is None else nodes.Range(to_node(within[0]), to_node(within[1]))
+
+
+def _maybe_ident(name: str | None) -> nodes.Ident | None:
+    return None if name is None else nodes.Ident(name)
 
 
 def _key(value: Operand) -> nodes.Key:

@@ -13,6 +13,7 @@ from gfdit.errors import PolicyError
 from gfdit.lang import nodes
 
 Plain = bool | int | float | str
+Declaration = nodes.Param | nodes.Let | nodes.Mode | nodes.State
 
 
 class Symbol:
@@ -21,7 +22,7 @@ class Symbol:
     __slots__ = ("declares", "node")
     __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, node: nodes.Expr, declares: nodes.Param | nodes.Let | None = None) -> None:
+    def __init__(self, node: nodes.Expr, declares: Declaration | None = None) -> None:
         """`declares`: the item of the policy that gives this name its meaning."""
         self.node = node
         self.declares = declares

@@ -15,33 +15,48 @@ from gfdit.policy import (
     accept,
     admit,
     aging,
+    alert,
+    allocate_rollout,
     arrival,
     backfill,
+    batch,
     call,
     choose,
     count,
     deadline,
     degrade,
+    demote,
     gpu,
     grow,
     let,
+    migrate,
     minutes,
+    mode,
     ms,
     name,
     now,
     order_by,
     param,
+    pause,
     percent,
+    pol,
     policy,
+    pool,
     preempt,
     priority,
+    raise_tier,
+    react,
     reject,
+    resize,
     s,
     service_class,
+    shrink,
     sp_best,
     stage,
     stages,
+    state,
     step,
+    surplus,
     tag,
     tick,
     tier,
@@ -118,9 +133,9 @@ def test_the_fuller_form_prints_as_text_would() -> None:
         take = preempt(
             ["interactive"],
             ["batch"],
+            (shrink(1 * gpu), pause()),
             when=call("slack", sp_best) < 0 * s,
             by=[-call("slack", name("sp"))],
-            shrink_to=1 * gpu,
             limit=(4, 10 * s),
             protect=5 * s,
         )
@@ -137,6 +152,74 @@ def test_the_fuller_form_prints_as_text_would() -> None:
         "aging every age_step raise 1 until tier 0",
     ):
         assert line in Everything.text
+
+
+def test_every_clause_can_be_written() -> None:
+    @policy(version=1, name="all", extends="fcfs", fallback="fcfs", errors=None)
+    class All:
+        rush = mode("rush", name("load") > 2, name("load") < 1, when_for=5 * s)
+        price = state("price", "num", 0, name("price") + 1, within=(0, 8), every=500 * ms, per="class")
+        aux = pool("aux", 2 * gpu)
+        dit = pool("dit")
+        more = resize("aux", 1 * gpu, call("backlog", name("aux")) > 3 * s, (1 * gpu, 6 * gpu), cooldown=15 * s)
+        lost = triage(deadline, shed_least=name("weight"), reject="")
+        single = stages("encode", "decode", sp=1 * gpu, on="aux", lanes=4, spill=("dit", rush))
+
+        @stage("denoise", degrees=(1, 2) * gpu, on="dit", hold="done", prefer="pack")
+        def width(r, sp):  # type: ignore[no-untyped-def]
+            return choose(smallest=sp)
+
+        @grow("denoise")
+        def wider(r, sp, nxt):  # type: ignore[no-untyped-def]
+            return surplus(-r.gain(nxt), arrival)
+
+        take = preempt(["ui"], ["any"], (demote(), migrate()))
+
+        @allocate_rollout(10, 12)
+        def value(r, sp):  # type: ignore[no-untyped-def]
+            return r.step_time(sp) * r.price
+
+        together = batch(name("model"), name("tokens"), most=8, window=200 * ms, where=name("waiting"))
+        first = react("worker_lost", shrink(1 * gpu, lasting=30 * s), when=name("late"))
+        second = react("rush", raise_tier(1))
+        third = react("late", alert("a request is late"))
+        fourth = react("preempted", pause(lasting=5 * s))
+        shown = pol('test "t" { expect free == 8 gpu }')
+
+    assert isinstance(All, TracedPolicy)
+    assert All.text.splitlines() == [
+        "policy all version 1 extends fcfs",
+        "",
+        "mode rush when load > 2 for 5s until load < 1",
+        "state price[class]: num = 0 within 0 .. 8 next price + 1 every 500ms",
+        "pool aux = 2 gpu",
+        "pool dit = rest",
+        "resize aux by 1 gpu when backlog(aux) > 3s within 1 gpu .. 6 gpu cooldown 15s",
+        "triage by deadline shed least weight then reject",
+        "stage encode, decode on aux {",
+        "  sp fixed 1 gpu",
+        "  lanes 4",
+        "  spill to dit when rush",
+        "}",
+        "stage denoise on dit {",
+        "  sp in {1, 2} gpu smallest",
+        "  grow by gain(next) desc, arrival",
+        "  hold until done",
+        "  prefer pack",
+        "}",
+        "preempt for ui from any do demote else migrate",
+        "allocate rollout horizon 10 beam 12 minimizing step_time(sp) * price",
+        "batch by model, tokens max 8 window 200ms where waiting",
+        "react worker_lost when late do shrink to 1 gpu for 30s",
+        "react rush do raise 1",
+        'react late do alert "a request is late"',
+        "react preempted do pause for 5s",
+        "fallback fcfs",
+        "",
+        'test "t" {',
+        "  expect free == 8 gpu",
+        "}",
+    ]
 
 
 def chooser(body: Callable[..., object]) -> object:
@@ -175,6 +258,18 @@ def test_other_mistakes_are_named() -> None:
         order_by([1])  # type: ignore[arg-type]
     with pytest.raises(PolicyError, match="unit `ms` has no number"):
         order_by(deadline * ms)  # type: ignore[operator]
+    with pytest.raises(PolicyError, match="no option `colour=1` of a stage"):
+        stages("encode", sp=1 * gpu, colour=1)
+    with pytest.raises(PolicyError, match="hold='never'"):
+        stages("encode", sp=1 * gpu, hold="never")
+    with pytest.raises(PolicyError, match="most or the least"):
+        triage(deadline, shed_most=priority, shed_least=priority)
+    with pytest.raises(PolicyError, match="no clause by itself"):
+
+        @policy(version=1)
+        class Part:
+            rule = reject()
+
     with pytest.raises(PolicyError, match="no stage `decode`"):
 
         @policy(version=1)
@@ -185,8 +280,9 @@ def test_other_mistakes_are_named() -> None:
 def test_findings_of_the_checker_reach_the_author_of_a_python_file(tmp_path: Path) -> None:
     path = tmp_path / "bad.py"
     path.write_text(PYTHON_FILE.replace("<= r.deadline", "<= r.remaining(sp)"), encoding="utf-8")
-    with pytest.raises(PolicyError, match="U204"):
+    with pytest.raises(PolicyError, match="U204") as error:
         load_policy(str(path))
+    assert "bad.py (traced):" in str(error.value) and "sp in {1, 2, 4, 8} gpu" in str(error.value)
 
 
 @pytest.mark.parametrize(
