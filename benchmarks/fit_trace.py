@@ -22,7 +22,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import ks_2samp
+from scipy.stats import gamma, ks_1samp, ks_2samp
 
 HOUR_S, DAY_H = 3600, 24
 BUSY_HOUR = 100  # requests: enough for a coefficient of variation of the gaps
@@ -50,7 +50,7 @@ def main(trace: Path, out: Path) -> None:
         "images": shares(int(row["images"]) for row in rows),
     }
     out.write_text(json.dumps(fitted, indent=1) + "\n", encoding="utf-8")
-    sys.stdout.write(goodness(counts[working], shape))
+    sys.stdout.write(goodness(counts[working], shape) + gaps_goodness(arrivals, fitted["gap_cv"]))
 
 
 def hourly_counts(arrivals: np.ndarray) -> np.ndarray:
@@ -71,15 +71,26 @@ def dispersion(counts: np.ndarray) -> float:
     return float((m[busy] ** 2).sum() / (v[busy] - m[busy]).clip(0).sum())
 
 
-def gap_cv(arrivals: np.ndarray) -> float:
-    found = []
+def busy_gaps(arrivals: np.ndarray) -> list[np.ndarray]:
+    """Seconds between the arrivals of each busy hour."""
     hour = arrivals // HOUR_S
-    for one in np.unique(hour):
-        inside = arrivals[hour == one]
-        if len(inside) >= BUSY_HOUR:
-            gaps = np.diff(inside)
-            found.append(gaps.std() / gaps.mean())
-    return float(np.mean(found))
+    inside = [arrivals[hour == one] for one in np.unique(hour)]
+    return [np.diff(times) for times in inside if len(times) >= BUSY_HOUR]
+
+
+def gap_cv(arrivals: np.ndarray) -> float:
+    return float(np.mean([gaps.std() / gaps.mean() for gaps in busy_gaps(arrivals)]))
+
+
+def gaps_goodness(arrivals: np.ndarray, cv: float) -> str:
+    """Gaps of busy hours as shares of their hour's mean, against the gamma distribution that is drawn from."""
+    gaps = np.concatenate([gaps / gaps.mean() for gaps in busy_gaps(arrivals)])
+    distances = {
+        name: ks_1samp(gaps, gamma(shape, scale=1 / shape).cdf).statistic
+        for name, shape in (("gamma", cv**-2), ("exponential", 1.0))
+    }
+    told = ", ".join(f"{name} {distance:.3f}" for name, distance in distances.items())
+    return f"Kolmogorov-Smirnov, {len(gaps)} gaps of busy hours: distance {told}\n"
 
 
 def shares(values: object) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""`gfdit bound`: what no policy can beat on a workload. An offline tool: the attainment program takes its time."""
+"""`gfdit bound`: what no policy can beat on a workload. An offline tool: it takes seconds to half a minute."""
 
 from __future__ import annotations
 

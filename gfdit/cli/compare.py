@@ -24,7 +24,9 @@ def compare(
     policies: Annotated[str, typer.Option("--policies", "-p", help="Files or shipped names, with commas between.")],
     workload: Annotated[
         list[str],
-        typer.Option(help="A file, a shipped example, or PROFILE:LOAD such as shift:0.85. Repeat, or commas."),
+        typer.Option(
+            help="A file, a shipped example, or PROFILE:LOAD[+VARIANT] such as shift:0.85+overload. Repeat, or commas."
+        ),
     ],
     cost: Annotated[str, typer.Option(help="Cost model: a file or a shipped name.")],
     model: Annotated[str | None, typer.Option(help="Model of made workloads; default: the table's only one.")] = None,
@@ -33,11 +35,14 @@ def compare(
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="How many seeds (of made workloads, of noise).")] = 1,
     first_seed: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,
     noise: Annotated[float, typer.Option(min=0.0, max=2.0, help="Relative sigma of task durations.")] = 0.0,
+    faults: Annotated[str, typer.Option(help="What goes wrong, as `gfdit sim --faults` takes it.")] = "",
     window: Annotated[float | None, typer.Option(min=1.0, help="Seconds to stretch made workloads to.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="PARAM=VALUE", help="A param, for all policies.")
     ] = None,
-    bound: Annotated[bool, typer.Option("--bound", help="Also what no policy can beat (offline: minutes).")] = False,
+    bound: Annotated[
+        bool, typer.Option("--bound", help="Also what no policy can beat (seconds to half a minute each).")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="JSON lines of all results; what it has is not run again.")
     ] = None,
@@ -73,6 +78,7 @@ def compare(
         gpus_per_node=gpus_per_node,
         params=parse_settings(set_ or []),
         bound=bound,
+        faults=faults,
     )
     rows = _run(plan, out, jobs, progress)
     if picture is not None:

@@ -42,6 +42,9 @@ def make(
     ] = None,
     slo_scale: Annotated[float, typer.Option(min=0.01, max=1000, help="Factor on all budgets.")] = 1.0,
     steps: Annotated[int | None, typer.Option(min=1, max=10_000, help="Steps of every request.")] = None,
+    variant: Annotated[
+        str, typer.Option(help="overload: three times the rate in the middle third; failure: prints what breaks.")
+    ] = "",
     seed: Annotated[int, typer.Option(min=0, help="Equal seed, equal workload.")] = 0,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File; default: standard output.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="With --out: print what was made as one JSON object.")] = False,
@@ -51,10 +54,10 @@ def make(
     from gfdit.runtime.costfile import load_cost_model
     from gfdit.runtime.workload import workload_line
     from gfdit.sim.generate import WorkloadSpec, facts_of, generate
-    from gfdit.sim.profiles import profile_named
+    from gfdit.sim.profiles import FAILURES, profile_named
 
     table = load_cost_model(find_cost(cost))
-    spec = WorkloadSpec(profile, only_model(table, model), gpus, seed, load, window, slo_scale, steps)
+    spec = WorkloadSpec(profile, only_model(table, model), gpus, seed, load, window, slo_scale, steps, variant)
     requests = generate(spec, table)
     text = "".join(workload_line(request) + "\n" for request in requests)
     if out is None:
@@ -65,7 +68,7 @@ def make(
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")
     span = window or profile_named(profile, spec.model, seed).window_s
-    _show(out.name, requests, facts_of(requests, table, gpus, span), json_)
+    _show(out.name, requests, facts_of(requests, table, gpus, span), json_, FAILURES if variant == "failure" else "")
 
 
 @workload.command()
@@ -97,14 +100,14 @@ def only_model(table: CostModel, wanted: str | None) -> str:
     return wanted or known[0]
 
 
-def _show(name: str, requests: Sequence[Request], facts: WorkloadFacts, as_json: bool) -> None:
+def _show(name: str, requests: Sequence[Request], facts: WorkloadFacts, as_json: bool, faults: str = "") -> None:
     import dataclasses
     import json
 
     from gfdit.units import human_s, to_s
 
     if as_json:
-        print(json.dumps({"workload": name, **dataclasses.asdict(facts)}))
+        print(json.dumps({"workload": name, **dataclasses.asdict(facts), **({"faults": faults} if faults else {})}))
         return
     print(f"{name}: {facts.requests} requests in {human_s(facts.window_s)}")
     for kind, count in facts.by_class.items():
@@ -114,6 +117,8 @@ def _show(name: str, requests: Sequence[Request], facts: WorkloadFacts, as_json:
     print(f"  rate         {facts.rate_rps:.3g} requests/s" + _spread(facts.gap_cv))
     print(f"  load         {facts.load:.3f} ({human_s(facts.single_gpu_s)} on one GPU)")
     print(f"  arrivals     {_skyline([to_s(r.arrival_ns) for r in requests], facts.window_s)}")
+    if faults:
+        print(f"  simulate it with  --faults '{faults}'")
 
 
 def _spread(gap_cv: float | None) -> str:

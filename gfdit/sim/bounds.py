@@ -14,13 +14,16 @@ the chain and N GPUs:
     - preemptive SRPT of the W on one machine of speed N, which is optimal there [Schrage 1968],
     - the mean-busy-time relaxation [Goemans, Queyranne, Schulz, Skutella, Wang 2002]: a request ends no sooner than
       the mean time M of its work plus what must follow on average, which is L/2 where all blocks are equally
-      parallel; the sum of M is least when whoever has the smallest W goes first, preempting.
+      parallel; the sum of M is least when whoever has the smallest W goes first, preempting,
+    - the requests one by one, each at its best while GPU time has a price, see `prices.py`: nearly always the largest.
 - attainment: a linear program, see `attainment_bound`.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -30,38 +33,14 @@ from scipy.optimize import linprog
 from scipy.sparse import csr_array
 
 from gfdit.core.cost import CostModel
-from gfdit.core.work import SINGLE_RANK_STAGES, Request, Stage
-from gfdit.errors import CostModelError
-from gfdit.units import to_s
+from gfdit.core.work import Request
+from gfdit.sim.jobs import Job, job_of, useful_degrees
+from gfdit.sim.prices import priced_latency
 
-MAX_INTERVALS = 300  # of the attainment program; beyond it neighbours are merged: a looser bound, by about 1e-4
+MAX_INTERVALS = 300  # of the attainment program; beyond it neighbours are merged: a looser bound, by about 1e-3
+MAX_COLUMNS = 100_000  # of the attainment program: under half a minute
 TOLERANCE_S = 1e-9
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """One stage, or all denoising steps: its least duration, and its least GPU time."""
-
-    seconds: float
-    gpu_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A request as the bounds see it. `step_s`: seconds of a denoising step by degree; `deadline_s`: None = none.
-
-    `alone_s` and `gpu_s` are L and W; `auxiliary_s`: the part of L that is not denoising; `after_s`: how long after
-    the mean time of its work (weighted by GPU time) a request ends at the soonest.
-    """
-
-    release_s: float
-    deadline_s: float | None
-    steps: int
-    step_s: tuple[tuple[int, float], ...]
-    alone_s: float
-    gpu_s: float
-    auxiliary_s: float
-    after_s: float
+WHOLE = 1e-5  # requests: what the solver's arithmetic may leave below a whole number
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +63,7 @@ class Bounds:
 
 
 def bounds_of(requests: Sequence[Request], cost: CostModel, gpus: int) -> Bounds:
-    """All bounds. A second for a hundred requests, a minute for four hundred in overload. Raises CostModelError."""
+    """All bounds: seconds for a few hundred requests, half a minute for thousands. Raises CostModelError."""
     jobs = [job_of(request, cost, gpus) for request in requests]
     work = sum(job.gpu_s for job in jobs)
     return Bounds(
@@ -93,38 +72,6 @@ def bounds_of(requests: Sequence[Request], cost: CostModel, gpus: int) -> Bounds
         makespan_lb_s=makespan_bound(jobs, gpus),
         sustainable_rps=gpus * len(jobs) / work if work else float("inf"),
     )
-
-
-def job_of(request: Request, cost: CostModel, gpus: int) -> Job:
-    """`request` with the degrees that fit on `gpus`. Raises CostModelError when none does, or a cost is missing."""
-    degrees = [degree for degree in cost.degrees(request.model) if degree <= gpus]
-    if not degrees:
-        raise CostModelError(f"cost model `{cost.name}` has no degree for `{request.model}` within {gpus} GPUs")
-    chain = [_block(request, cost, stage, degrees) for stage in cost.stages(request.model)]
-    alone, work = sum(block.seconds for block in chain), sum(block.gpu_seconds for block in chain)
-    after = following = 0.0
-    for block in reversed(chain):
-        after += block.gpu_seconds * (following + block.seconds / 2)
-        following += block.seconds
-    step_s = tuple((degree, cost.seconds(request, Stage.DENOISE, degree)) for degree in degrees)
-    release = to_s(request.arrival_ns)
-    return Job(
-        release_s=release,
-        deadline_s=None if request.slo_ns is None else to_s(request.arrival_ns + request.slo_ns),
-        steps=request.steps,
-        step_s=step_s,
-        alone_s=alone,
-        gpu_s=work,
-        auxiliary_s=alone - request.steps * min(seconds for _, seconds in step_s),
-        after_s=after / work if work else 0.0,
-    )
-
-
-def _block(request: Request, cost: CostModel, stage: Stage, degrees: Sequence[int]) -> Block:
-    repeats = request.steps if stage is Stage.DENOISE else 1
-    seconds = {degree: cost.seconds(request, stage, degree) for degree in degrees}
-    ranks = {degree: 1 if stage in SINGLE_RANK_STAGES else degree for degree in degrees}
-    return Block(repeats * min(seconds.values()), repeats * min(ranks[degree] * seconds[degree] for degree in degrees))
 
 
 # ---- makespan and mean latency --------------------------------------------------------------------------------------
@@ -145,7 +92,8 @@ def mean_latency_bound(jobs: Sequence[Job], gpus: int) -> float:
     if not jobs:
         return 0.0
     alone = sum(job.alone_s for job in jobs)
-    return max(alone, _shortest_remaining_first(jobs, gpus), _mean_busy_time(jobs, gpus)) / len(jobs)
+    simple = max(alone, _shortest_remaining_first(jobs, gpus), _mean_busy_time(jobs, gpus))
+    return max(simple, priced_latency(jobs, gpus, simple)) / len(jobs)
 
 
 def _shortest_remaining_first(jobs: Sequence[Job], gpus: int) -> float:
@@ -195,14 +143,22 @@ def _fast_machine(jobs: Sequence[Job], gpus: int, *, by_remaining: bool) -> list
 # ---- attainment -----------------------------------------------------------------------------------------------------
 
 
-def attainment_bound(jobs: Sequence[Job], gpus: int, max_intervals: int = MAX_INTERVALS) -> float:
+def attainment_bound(
+    jobs: Sequence[Job], gpus: int, max_intervals: int = MAX_INTERVALS, max_columns: int = MAX_COLUMNS
+) -> float:
     """The largest share of requests that can be on time: a linear program over the intervals e between arrivals and
     deadlines, solved with HiGHS.
 
-    u(i, k, e) are the seconds within e that request i denoises on k GPUs, z(i) how much of it is served:
-    maximise sum z with  sum u / t(k) >= steps z;  sum_k u(i, k, e) <= |e|;  sum_ik k u(i, k, e) <= N |e|;
-    sum u <= deadline - arrival - auxiliary z;  0 <= z <= 1, and z = 0 for who would be late even alone.
-    Requests without a deadline count as on time.
+    u(i, k, e) are the seconds within e that request i denoises on k GPUs, v(i, e) those of its other stages, z(i) how
+    much of it is served: maximise sum z with  sum u / t(k) >= steps z;  sum v >= auxiliary z;
+    sum_k u(i, k, e) + v(i, e) <= |e| within [arrival, deadline];  sum_i (sum_k k u(i, k, e) + v(i, e)) <= N |e|;
+    sum u + sum v <= deadline - arrival;  0 <= z <= 1, and z = 0 for who would be late even alone. Requests without a
+    deadline count as on time. As requests are whole, the sum is rounded down.
+
+    What keeps it small only loosens it. Neighbouring intervals are merged until there are at most `max_intervals`, and
+    fewer while the program has more than `max_columns`; the rows of requests that look alike and have their arrival and
+    deadline in the same two intervals are added up. There is no limit in time, so a bound is the same everywhere. The
+    solver is not trusted either: the bound is computed from its dual prices, and holds for any prices (weak duality).
     """
     if not jobs:
         return 1.0
@@ -211,12 +167,44 @@ def attainment_bound(jobs: Sequence[Job], gpus: int, max_intervals: int = MAX_IN
     able = [job for job in timed if job.release_s + job.alone_s <= _deadline(job) + TOLERANCE_S]
     if not able:
         return sure / len(jobs)
-    return min(1.0, (sure + _most_on_time(able, _cut(able, max_intervals), gpus)) / len(jobs))
+    served = _most_on_time(*_merged(able, max_intervals, max_columns), gpus)
+    return min(1.0, (sure + math.floor(served + WHOLE)) / len(jobs))
 
 
 def _deadline(job: Job) -> float:
     assert job.deadline_s is not None
     return job.deadline_s
+
+
+@dataclass(frozen=True, slots=True)
+class _Alike:
+    """Jobs of one shape whose arrivals lie in interval `first` and whose deadlines in `last`."""
+
+    jobs: tuple[Job, ...]
+    first: int
+    last: int
+
+    @property
+    def degrees(self) -> list[tuple[int, float]]:
+        return useful_degrees(self.jobs[0].step_s)
+
+    @property
+    def columns(self) -> int:
+        return 1 + (self.last - self.first + 1) * (len(self.degrees) + 1)
+
+    def seconds_in(self, begin: float, end: float) -> float:
+        """How much of [begin, end] lies between arrival and deadline, summed over the jobs."""
+        return sum(max(0.0, min(end, _deadline(job)) - max(begin, job.release_s)) for job in self.jobs)
+
+
+def _merged(jobs: Sequence[Job], most: int, columns: int) -> tuple[list[_Alike], list[float]]:
+    """Jobs that are added up, and the ends of the intervals: few enough of both."""
+    while True:
+        points = _cut(jobs, most)
+        alike = _alike(jobs, points)
+        if most == 1 or sum(group.columns for group in alike) <= columns:
+            return alike, points
+        most = max(1, most * 2 // 3)
 
 
 def _cut(jobs: Sequence[Job], most: int) -> list[float]:
@@ -227,63 +215,48 @@ def _cut(jobs: Sequence[Job], most: int) -> list[float]:
     return sorted({points[index] for index in np.linspace(0, len(points) - 1, most + 1).round().astype(int)})
 
 
-def useful_degrees(step_s: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """Degrees on the upper hull of (GPUs, steps a second): mixing these is as good as mixing all."""
-    hull: list[tuple[int, float]] = [(0, 0.0)]
-    for degree, seconds in sorted(step_s):
-        rate = 1.0 / max(seconds, TOLERANCE_S)
-        if rate <= hull[-1][1]:
-            continue
-        while len(hull) > 1 and _slope(hull[-2], hull[-1]) <= _slope(hull[-1], (degree, rate)):
-            hull.pop()
-        hull.append((degree, rate))
-    return hull[1:]
-
-
-def _slope(a: tuple[int, float], b: tuple[int, float]) -> float:
-    return (b[1] - a[1]) / (b[0] - a[0])
-
-
-def _most_on_time(jobs: Sequence[Job], points: Sequence[float], gpus: int) -> float:
-    """Rows: progress of each job, its wall time, its time within each interval, the GPUs of each interval."""
-    builder = _Rows()
-    intervals = list(pairwise(points))
+def _alike(jobs: Sequence[Job], points: Sequence[float]) -> list[_Alike]:
     starts = np.array(points[:-1])
-    capacity_row = [builder.row(gpus * (end - begin)) for begin, end in intervals]
-    cost: list[float] = []
-    for job in jobs:
-        deadline = _deadline(job)
-        served = len(cost)
-        cost.append(-1.0)
-        progress = builder.row(0.0)
-        wall = builder.row(deadline - job.release_s)
-        builder.put(progress, served, float(job.steps))
-        builder.put(wall, served, job.auxiliary_s)
-        degrees = useful_degrees(job.step_s)
-        first = max(0, int(np.searchsorted(starts, job.release_s, side="right")) - 1)
-        for interval in range(first, int(np.searchsorted(starts, deadline, side="left"))):
-            begin, end = intervals[interval]
-            inside = builder.row(min(end, deadline) - max(begin, job.release_s))
-            for degree, rate in degrees:
-                column = len(cost)
-                cost.append(0.0)
-                builder.put(progress, column, -rate)
-                builder.put(wall, column, 1.0)
-                builder.put(inside, column, 1.0)
-                builder.put(capacity_row[interval], column, float(degree))
-    matrix, limits = builder.matrix(len(cost))
-    upper = [1.0 if value else None for value in cost]
-    solved = linprog(cost, A_ub=matrix, b_ub=limits, bounds=[(0.0, most) for most in upper], method="highs")
-    if not solved.success:
-        raise ArithmeticError(f"the attainment program was not solved: {solved.message}")
-    return float(-solved.fun)
+    firsts = np.maximum(0, np.searchsorted(starts, [job.release_s for job in jobs], side="right") - 1)
+    lasts = np.maximum(firsts, np.searchsorted(starts, [_deadline(job) for job in jobs], side="left") - 1)
+    groups: dict[tuple[object, ...], list[Job]] = defaultdict(list)
+    for job, first, last in zip(jobs, firsts.tolist(), lasts.tolist(), strict=True):
+        groups[job.steps, job.step_s, job.auxiliary_s, first, last].append(job)
+    return [_Alike(tuple(found), int(str(key[-2])), int(str(key[-1]))) for key, found in groups.items()]
 
 
-class _Rows:
-    """A sparse system `A x <= b`, collected entry by entry."""
+def _most_on_time(groups: Sequence[_Alike], points: Sequence[float], gpus: int) -> float:
+    """Rows: GPUs of each interval; of each group its progress, its other stages, its time in all and by interval."""
+    program = _Program()
+    intervals = list(pairwise(points))
+    capacity_row = [program.row(gpus * (end - begin)) for begin, end in intervals]
+    for group in groups:
+        one, count = group.jobs[0], len(group.jobs)
+        served = program.column(1.0, float(count))
+        progress, auxiliary = program.row(0.0), program.row(0.0)
+        wall = program.row(sum(_deadline(job) - job.release_s for job in group.jobs))
+        program.put(progress, served, float(one.steps))
+        program.put(auxiliary, served, one.auxiliary_s)
+        ways = [(degree, progress, rate) for degree, rate in group.degrees] + [(1, auxiliary, 1.0)]
+        for interval in range(group.first, group.last + 1):
+            available = group.seconds_in(*intervals[interval])
+            inside = program.row(available)
+            for degree, row, rate in ways:
+                column = program.column(0.0, available)
+                program.put(row, column, -rate)
+                program.put(wall, column, 1.0)
+                program.put(inside, column, 1.0)
+                program.put(capacity_row[interval], column, float(degree))
+    return program.bound()
+
+
+class _Program:
+    """Maximise `c x` with `A x <= b` and `0 <= x <= top`, collected entry by entry."""
 
     def __init__(self) -> None:
         self._limits: list[float] = []
+        self._worth: list[float] = []
+        self._tops: list[float] = []
         self._rows: list[int] = []
         self._columns: list[int] = []
         self._values: list[float] = []
@@ -292,11 +265,24 @@ class _Rows:
         self._limits.append(limit)
         return len(self._limits) - 1
 
+    def column(self, worth: float, top: float) -> int:
+        self._worth.append(worth)
+        self._tops.append(top)
+        return len(self._worth) - 1
+
     def put(self, row: int, column: int, value: float) -> None:
         self._rows.append(row)
         self._columns.append(column)
         self._values.append(value)
 
-    def matrix(self, columns: int) -> tuple[csr_array, list[float]]:
-        shape = (len(self._limits), columns)
-        return csr_array((self._values, (self._rows, self._columns)), shape=shape), self._limits
+    def bound(self) -> float:
+        """No x is worth more. With prices y >= 0 of the rows: `b y + sum max(0, c - A' y) top`, least for the optimal
+        ones. Raises ArithmeticError when the solver gives none."""
+        worth, tops, limits = np.array(self._worth), np.array(self._tops), np.array(self._limits)
+        matrix = csr_array((self._values, (self._rows, self._columns)), shape=(len(limits), len(worth)))
+        for method in ("highs-ipm", "highs-ds"):
+            solved = linprog(-worth, A_ub=matrix, b_ub=limits, bounds=np.column_stack([0 * tops, tops]), method=method)
+            if solved.ineqlin is not None and solved.ineqlin.marginals is not None:
+                prices = np.maximum(0.0, -np.asarray(solved.ineqlin.marginals))
+                return float(limits @ prices + np.maximum(0.0, worth - matrix.T @ prices) @ tops)
+        raise ArithmeticError(f"the attainment program was not solved: {solved.message}")

@@ -1,7 +1,9 @@
 """Many simulations of one question: policies x workloads x cluster sizes x seeds, resumable, over several processes.
 
-A workload is a file (one seed is enough unless durations are noisy) or `profile:load`, made anew for every seed. What
-is finished goes to a JSON lines file at once; a later call with the same file does only what is missing.
+A workload is a file (one seed is enough unless durations are noisy or something breaks), or `profile:load` or
+`profile:load+variant`, made anew for every seed. What is finished goes to a JSON lines file at once; a later call with
+the same file does only what is missing. A result's key covers everything that it depends on, the code that computed it
+included (`engine.py`).
 """
 
 from __future__ import annotations
@@ -10,16 +12,17 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 from scipy.stats import t as student
 
-from gfdit import __version__
 from gfdit.core.cost import CostModel
+from gfdit.core.proposal import Policy
 from gfdit.core.work import Request
 from gfdit.errors import InputError, UsageError
 from gfdit.policy.store import load_policy
@@ -27,8 +30,10 @@ from gfdit.runtime.costfile import load_cost_model
 from gfdit.runtime.geometry import tokens_of
 from gfdit.runtime.workload import load_workload
 from gfdit.sim.bounds import bounds_of
+from gfdit.sim.engine import bound_digest, engine_digest
+from gfdit.sim.faults import parse_faults
 from gfdit.sim.generate import WorkloadSpec, generate
-from gfdit.sim.profiles import PROFILES
+from gfdit.sim.profiles import FAILURES, PROFILES, VARIANTS
 from gfdit.sim.run import SimConfig, simulate
 
 CONFIDENCE = 0.95
@@ -40,23 +45,27 @@ Record = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class WorkloadSource:
-    """`path` of a file, or a `profile` with the `load` and the window to make it for."""
+    """`path` of a file, or a `profile` with the `load` and the window to make it for, and "" or a `variant` of it."""
 
     label: str
     path: Path | None = None
     profile: str = ""
     load: float = 1.0
     window_s: float | None = None
+    variant: str = ""
 
     def requests(self, cost: CostModel, model: str, gpus: int, seed: int) -> list[Request]:
         if self.path is not None:
             return load_workload(self.path, tokens_of)
-        return generate(WorkloadSpec(self.profile, model, gpus, seed, self.load, self.window_s), cost)
+        spec = WorkloadSpec(self.profile, model, gpus, seed, self.load, self.window_s, variant=self.variant)
+        return generate(spec, cost)
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One simulation, or (`policy` empty) the bounds of one workload. Small enough to send to another process."""
+    """One simulation, or (`policy` empty) the bounds of one workload. Small enough to send to another process.
+
+    `faults`: what goes wrong, as `gfdit sim --faults` takes it."""
 
     policy: str
     params: tuple[tuple[str, str], ...]
@@ -67,11 +76,13 @@ class Task:
     gpus_per_node: int
     seed: int
     noise: float
+    faults: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is compared. `model`: which of the cost model's the generated workloads ask for."""
+    """What is compared. `model`: which of the cost model's the generated workloads ask for. `faults`: of all
+    simulations; "" leaves it to the workloads' variants."""
 
     policies: Sequence[str]
     workloads: Sequence[WorkloadSource]
@@ -83,6 +94,7 @@ class Plan:
     gpus_per_node: int = 8
     params: Mapping[str, str] = field(default_factory=dict)
     bound: bool = False
+    faults: str = ""
 
     def tasks(self) -> Iterator[Task]:
         for workload in self.workloads:
@@ -90,13 +102,19 @@ class Plan:
                 for seed in self.seeds_of(workload):
                     shared = (workload, self.cost, self.model, gpus, self.gpus_per_node, seed)
                     for policy in self.policies:
-                        yield Task(policy, tuple(sorted(self.params.items())), *shared, self.noise)
+                        yield Task(
+                            policy, tuple(sorted(self.params.items())), *shared, self.noise, self.faults_of(workload)
+                        )
                     if self.bound and (workload.path is None or seed == self.seeds[0]):
                         yield Task(BOUND, (), *shared, 0.0)
 
     def seeds_of(self, workload: WorkloadSource) -> Sequence[int]:
-        """A file without noise is the same for every seed."""
-        return self.seeds[:1] if workload.path is not None and not self.noise else self.seeds
+        """A file without noise and faults is the same for every seed."""
+        same = workload.path is not None and not self.noise and not self.faults
+        return self.seeds[:1] if same else self.seeds
+
+    def faults_of(self, workload: WorkloadSource) -> str:
+        return self.faults or (FAILURES if workload.variant == "failure" else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,18 +138,21 @@ class Row:
 
 
 def workload_source(text: str, find_file: Callable[[str], Path], window_s: float | None = None) -> WorkloadSource:
-    """`shift:0.85` is a profile at a load; anything else a file. Raises UsageError."""
+    """`shift:0.85` is a profile at a load, `shift:0.85+overload` a variant; anything else a file. Raises UsageError."""
     name, colon, load = text.partition(":")
     if name not in PROFILES:
         path = find_file(text)
         return WorkloadSource(path.name, path)
+    load, plus, variant = load.partition("+")
+    if plus and variant not in VARIANTS:
+        raise UsageError(f"workload `{text}`: no variant `{variant}`", hint=f"variants are {', '.join(VARIANTS)}")
     try:
         value = float(load) if colon else math.nan
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:
         raise UsageError(f"workload `{text}` needs a load above 0", hint=f"such as {name}:0.85")
-    return WorkloadSource(f"{name}:{value:g}", None, name, value, window_s)
+    return WorkloadSource(f"{name}:{value:g}{plus}{variant}", None, name, value, window_s, variant)
 
 
 def compare(
@@ -149,9 +170,10 @@ def compare(
     tell = on_done or (lambda: None)
     for _ in range(len(tasks) - len(missing)):
         tell()
-    for key, result in _run_all(missing, jobs):
-        kept.add({"key": key, **result})
-        tell()
+    with Workers(min(jobs, len(missing))) as workers:
+        for key, result in workers.run(run_task, missing):
+            kept.add({"key": key, **result})
+            tell()
     return rows_of(plan, {task: kept.records[key] for task, key in tasks.items()})
 
 
@@ -165,20 +187,20 @@ class Keys:
     def of(self, task: Task) -> str:
         path = task.workload.path
         what = {
-            "gfdit": __version__,
+            "code": engine_digest() if task.policy else bound_digest(),
             "policy": self._policy(task) if task.policy else "bound",
             "params": task.params,
             "workload": self._file(path) if path else [task.workload.label, task.workload.window_s],
             "cost": self._file(task.cost),
             "cluster": [task.model, task.gpus, task.gpus_per_node],
-            "random": [task.seed, task.noise],
+            "random": [task.seed, task.noise, task.faults],
         }
         return _digest(json.dumps(what))
 
     def _policy(self, task: Task) -> str:
         which = (task.policy, task.params)
         if which not in self._policies:
-            self._policies[which] = load_policy(task.policy, dict(task.params)).sha
+            self._policies[which] = _digest("".join(_chain(load_policy(task.policy, dict(task.params)))))
         return self._policies[which]
 
     def _file(self, path: Path) -> str:
@@ -187,39 +209,63 @@ class Keys:
         return self._files[path]
 
 
+def _chain(policy: Policy | None) -> Iterator[str]:
+    """What identifies a policy and its fallbacks."""
+    while policy is not None:
+        yield policy.sha
+        policy = policy.fallback
+
+
 def run_task(task: Task) -> Record:
     """One record without its key: a simulation's result, or `bound`, both with what they are about."""
-    cost = load_cost_model(task.cost)
-    requests = task.workload.requests(cost, task.model, task.gpus, task.seed)
     if task.policy == BOUND:
+        cost = load_cost_model(task.cost)
+        requests = task.workload.requests(cost, task.model, task.gpus, task.seed)
         about = {"workload": task.workload.label, "cost_model": cost.name, "gpus": task.gpus, "seed": task.seed}
         return {**about, "bound": bounds_of(requests, cost, task.gpus).result()}
-    config = SimConfig(
+    return simulate(config_of(task)).result
+
+
+def config_of(task: Task) -> SimConfig:
+    """The simulation that a task asks for."""
+    cost = load_cost_model(task.cost)
+    return SimConfig(
         policy=load_policy(task.policy, dict(task.params)),
-        requests=requests,
+        requests=task.workload.requests(cost, task.model, task.gpus, task.seed),
         workload=task.workload.label,
         cost=cost,
         gpus=task.gpus,
         gpus_per_node=task.gpus_per_node,
         seed=task.seed,
         noise=task.noise,
+        faults=parse_faults(task.faults) if task.faults else None,
     )
-    return simulate(config).result
 
 
-def _run_all(tasks: Mapping[str, Task], jobs: int) -> Iterator[tuple[str, Record]]:
-    """Results as they come."""
-    if jobs == 1 or len(tasks) < 2:
-        for key, task in tasks.items():
-            yield key, run_task(task)
-        return
-    with ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=get_context("spawn")) as pool:
-        running = {pool.submit(run_task, task): key for key, task in tasks.items()}
-        try:
-            for future in as_completed(running):
-                yield running[future], future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+class Workers:
+    """Runs tasks in `jobs` processes, which live as long as the context; in this one when that is one or none."""
+
+    def __init__(self, jobs: int) -> None:
+        self._pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) if jobs > 1 else None
+
+    def run(self, work: Callable[[Task], Record], tasks: Mapping[str, Task]) -> Iterator[tuple[str, Record]]:
+        """Results by key, as they come."""
+        if self._pool is None:
+            for key, task in tasks.items():
+                yield key, work(task)
+            return
+        running: dict[Future[Record], str] = {self._pool.submit(work, task): key for key, task in tasks.items()}
+        for future in as_completed(running):
+            yield running[future], future.result()
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=kind is None, cancel_futures=True)
 
 
 class ResultFile:

@@ -13,7 +13,7 @@ from gfdit.core.cost import CostModel
 from gfdit.core.work import SINGLE_RANK_STAGES, Request, Stage
 from gfdit.errors import UsageError
 from gfdit.runtime.geometry import Geometry, tokens_of
-from gfdit.sim.profiles import REFERENCE_GPUS, Profile, RequestClass, is_video, profile_named
+from gfdit.sim.profiles import REFERENCE_GPUS, VARIANTS, Profile, RequestClass, is_video, profile_named
 from gfdit.units import to_ns, to_s
 
 TEXT_TOKENS = 512
@@ -25,7 +25,8 @@ T = TypeVar("T")
 class WorkloadSpec:
     """What to make. `load`: GPU-seconds asked for (alone on one GPU) per GPU-second of the window; None keeps the
     profile's rates, which grow with `gpus`. `window_s`: stretch or squeeze the profile's course. `slo_scale`: factor
-    on all budgets. `steps`: instead of the profile's."""
+    on all budgets. `steps`: instead of the profile's. `variant`: "" or one of `profiles.VARIANTS`; the load of an
+    overload is that outside of its surge."""
 
     profile: str
     model: str
@@ -35,6 +36,7 @@ class WorkloadSpec:
     window_s: float | None = None
     slo_scale: float = 1.0
     steps: int | None = None
+    variant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,10 @@ def generate(spec: WorkloadSpec, cost: CostModel) -> list[Request]:
         profile = replace(profile, steps=None, classes=tuple(replace(c, steps=spec.steps) for c in profile.classes))
     random = np.random.Generator(np.random.PCG64([spec.seed, 0]))
     scale = _rate_scale(profile, spec, cost)
+    if spec.variant == "overload":
+        profile = profile.surged()
+    elif spec.variant not in ("", *VARIANTS):
+        raise UsageError(f"no workload variant `{spec.variant}`", hint=f"variants are {', '.join(VARIANTS)}")
     _check_size(profile, scale)
     classes = {kind.name: kind for kind in profile.classes}
     counts: Counter[str] = Counter()

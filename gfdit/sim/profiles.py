@@ -2,6 +2,9 @@
 
 `short`, `shift`, `foreground_burst` and `inflight_burst` are piecewise Poisson; `tetriserve` and `tridentserve` have
 the constant rates and shapes of those papers' traces; `production` follows a working day of a public trace.
+
+Any of them has variants: `overload` triples the rate in the middle third of the window, so that a queue builds up and
+has to be worked off; `failure` says what breaks while it is served.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,9 @@ from gfdit.runtime.geometry import KNOWN
 PRODUCTION = Path(__file__).resolve().parent.parent / "_data" / "production" / "gentd26.json"
 REFERENCE_GPUS = 8  # the rates below are meant for a cluster of this size
 HOUR_S = 3600.0
+VARIANTS = ("overload", "failure")
+SURGE = 3.0
+FAILURES = "crash 4/h restart 30s, straggler 1.5x 10% for 60s"  # as `gfdit sim --faults` takes it
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,17 @@ class Profile:
         return replace(
             self, phases=tuple(replace(p, start_s=p.start_s * factor, end_s=p.end_s * factor) for p in self.phases)
         )
+
+    def surged(self, factor: float = SURGE) -> Profile:
+        """`factor` times the rate in the middle third."""
+        start, end = self.window_s / 3, 2 * self.window_s / 3
+        phases: list[Phase] = []
+        for phase in self.phases:
+            cuts = [phase.start_s, *(at for at in (start, end) if phase.start_s < at < phase.end_s), phase.end_s]
+            for left, right in pairwise(cuts):
+                more = factor if start <= left < end else 1.0
+                phases.append(replace(phase, start_s=left, end_s=right, per_minute=phase.per_minute * more))
+        return replace(self, phases=tuple(phases))
 
 
 def is_video(model: str) -> bool:

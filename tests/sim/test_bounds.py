@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import operator
 import random
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, reduce
 from pathlib import Path
 
+import numpy as np
 import pytest
 from small_worlds import make_cost, make_request, make_workload
 
@@ -20,7 +22,9 @@ from gfdit.policy.store import load_policy
 from gfdit.runtime.costfile import load_cost_model
 from gfdit.runtime.geometry import tokens_of
 from gfdit.runtime.workload import load_workload
-from gfdit.sim.bounds import Bounds, attainment_bound, bounds_of, job_of, useful_degrees
+from gfdit.sim import bounds, prices
+from gfdit.sim.bounds import Bounds, _deadline, _merged, attainment_bound, bounds_of, job_of, useful_degrees
+from gfdit.sim.prices import priced_latency
 from gfdit.sim.run import SimConfig, simulate
 from gfdit.units import NS_PER_S, to_s
 
@@ -96,6 +100,14 @@ def tiny_case(seed: int) -> tuple[list[Request], CostModel]:
     return requests, cost
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short ascent: what holds for any prices holds for its prices."""
+    monkeypatch.setattr(prices, "LEVELS", ((60, 25, 1.2),))
+    monkeypatch.setattr(prices, "LAST_WORTHS", 100)
+
+
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("seed", range(24))
 def test_no_schedule_of_a_tiny_case_passes_a_bound(seed: int) -> None:
     requests, cost = tiny_case(seed)
@@ -138,6 +150,86 @@ def test_merged_intervals_only_loosen_the_attainment_bound() -> None:
     exact, *merged = (attainment_bound(jobs, 1, intervals) for intervals in (1000, 40, 10, 1))
     assert exact < 1.0
     assert all(finer <= coarser * SLACK for finer, coarser in itertools.pairwise([exact, *merged]))
+    assert exact <= attainment_bound(jobs, 1, max_columns=60) * SLACK
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_adding_up_requests_that_look_alike_keeps_the_program_small_and_valid(seed: int) -> None:
+    pick = random.Random(seed)
+    requests = [make_request(n, pick.uniform(0, 30), steps=2, slo_s=pick.uniform(0.5, 3.0)) for n in range(200)]
+    cost = make_cost()
+    jobs = [job_of(request, cost, 2) for request in requests]
+    for most in (2000, 400):
+        groups, points = _merged(jobs, 300, most)
+        assert sum(len(group.jobs) for group in groups) == 200 and sum(group.columns for group in groups) <= most
+        for group in groups:
+            assert all(points[group.first] <= job.release_s for job in group.jobs)
+            assert all(_deadline(job) <= points[group.last + 1] for job in group.jobs)
+    small = attainment_bound(jobs, 2, max_columns=400)
+    assert attainment_bound(jobs, 2) <= small * SLACK
+    result = simulated("slo", requests, cost, 2)
+    assert isinstance(result["attainment"], float) and 0 < result["attainment"] <= attainment_bound(jobs, 2) * SLACK
+
+
+def test_the_solvers_prices_need_not_be_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weak duality: a solver that stops early, or errs, loosens the bound and never breaks it."""
+    cost = make_cost()
+    jobs = [job_of(request, cost, 1) for request in make_workload(3, 60)]
+    true = attainment_bound(jobs, 1)
+    solve, chance = bounds.linprog, np.random.default_rng(5)
+
+    def wrong(*args: object, **more: object) -> object:
+        solved = solve(*args, **more)
+        marginals = solved.ineqlin.marginals
+        solved.ineqlin.marginals = marginals * chance.uniform(0.5, 1.5, marginals.shape)
+        return solved
+
+    monkeypatch.setattr(bounds, "linprog", wrong)
+    found = [attainment_bound(jobs, 1) for _ in range(5)]
+    assert true < 1.0 and all(bound >= true for bound in found) and max(found) > true
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("seed", range(8))
+def test_the_bound_by_prices_holds_for_any_prices(seed: int) -> None:
+    requests, cost = tiny_case(seed)
+    arrivals = [request.arrival_ns // NS_PER_S for request in requests]
+    best = BruteForce(requests, cost, 2, horizon=12).least(lambda index, end: end - arrivals[index], operator.add)
+    jobs = [job_of(request, cost, 2) for request in requests]
+    chance = np.random.default_rng(seed)
+    assert priced_latency(jobs, 2) <= best * SLACK
+    for cells in (1, 3, 40):
+        market = prices._Market(jobs, 2, prices._horizon(jobs, 2), cells, 50)
+        for highest in (0.0, 0.5, 2.0, 20.0):
+            bound, _ = market.evaluate(chance.uniform(0, highest, cells))
+            assert bound <= best * SLACK, f"{cells} cells, prices up to {highest}"
+
+
+def test_prices_see_what_a_fast_machine_does_not() -> None:
+    """Four requests at once, which a second GPU does not speed up much, on two GPUs: 2, 2, 4 and 4 seconds at best; one
+    machine of twice the speed needs 1, 2, 3 and 4."""
+    cost = table({1: 2.0, 2: 1.9})
+    requests = [make_request(n, 0, steps=1) for n in range(4)]
+    jobs = [job_of(request, cost, 2) for request in requests]
+    assert 11.0 < priced_latency(jobs, 2) <= 12.0 * SLACK
+    limits = bounds_of(requests, cost, 2)
+    assert limits.mean_latency_lb_s == priced_latency(jobs, 2) / 4
+
+
+def test_a_ceiling_of_work_stops_the_ascent_and_not_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    cost = make_cost()
+    jobs = [job_of(request, cost, 2) for request in make_workload(3, 30)]
+    full = priced_latency(jobs, 2)
+    monkeypatch.setattr(prices, "MAX_WORK", 2_000_000)
+    less = priced_latency(jobs, 2)
+    monkeypatch.setattr(prices, "MAX_WORK", 0)
+    assert priced_latency(jobs, 2) <= less <= full and priced_latency(jobs, 2, enough=1e6) == 1e6
+
+
+def test_other_stages_need_gpus_too() -> None:
+    requests = [make_request(n, 0, steps=1, slo_s=10) for n in range(4)]
+    assert bounds_of(requests, table({1: 2.0}), 1).attainment_ub == 1.0  # eight seconds of ten
+    assert bounds_of(requests, table({1: 2.0}, decode=2.0), 1).attainment_ub == 0.5  # sixteen
 
 
 def test_degrees_that_waste_gpus_are_left_to_mixtures() -> None:
@@ -153,8 +245,23 @@ def test_a_cluster_that_is_too_small_for_every_degree_is_an_error() -> None:
 @pytest.mark.parametrize("policy", names())
 @pytest.mark.parametrize("seed", [1, 2])
 def test_no_policy_passes_the_bounds(policy: str, seed: int) -> None:
-    cost, requests = make_cost(), make_workload(seed)
-    assert_within(simulated(policy, requests, cost, 2), bounds_of(requests, cost, 2))
+    requests, limits = bounded(seed)
+    assert_within(simulated(policy, requests, make_cost(), 2), limits)
+
+
+@cache
+def bounded(seed: int) -> tuple[list[Request], Bounds]:
+    requests = make_workload(seed)
+    return requests, bounds_of(requests, make_cost(), 2)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared workloads")
+def test_the_attainment_of_a_thousand_requests_on_64_gpus_takes_seconds() -> None:
+    requests = load_workload(SHARED / "workloads" / "qwen_tridentserve_over_g64.jsonl", tokens_of)
+    cost = load_cost_model(SHARED / "cost" / "qwen-h20.cost.json")
+    begin = time.process_time()
+    assert len(requests) > 1000 and attainment_bound([job_of(request, cost, 64) for request in requests], 64) == 1.0
+    assert time.process_time() - begin < 60  # about four
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared workloads")

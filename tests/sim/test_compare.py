@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,14 @@ from small_worlds import make_cost, make_workload
 
 from gfdit.cli.app import main
 from gfdit.errors import InputError, UsageError
-from gfdit.runtime.costfile import cost_model_to_json
+from gfdit.runtime.costfile import cost_model_to_json, load_cost_model
 from gfdit.runtime.workload import workload_line
 from gfdit.sim import compare as module
+from gfdit.sim import engine
 from gfdit.sim.compare import Keys, Plan, Row, Task, WorkloadSource, compare, workload_source
+from gfdit.sim.faults import parse_faults
 from gfdit.sim.picture import draw
+from gfdit.sim.profiles import FAILURES
 
 Capture = pytest.CaptureFixture[str]
 POLICIES = ("fcfs", "edf_best_fit")
@@ -96,6 +100,79 @@ def test_a_changed_input_is_another_key(files: tuple[Path, Path]) -> None:
     keys.add(Keys().of(task))
     cost.write_text(cost.read_text("utf-8").replace("0.02", "0.03"), encoding="utf-8")
     assert len(keys | {Keys().of(task)}) == 8
+
+
+def test_results_of_other_code_are_not_used(
+    files: tuple[Path, Path], tmp_path: Path, ran: list[Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "results.jsonl"
+    compare(plan_of(files, bound=True), store)
+    assert len(ran) == 3
+    monkeypatch.setattr(module, "engine_digest", lambda: "changed")
+    compare(plan_of(files, bound=True), store)
+    assert [task.policy for task in ran[3:]] == list(POLICIES)  # bounds do not depend on the scheduler
+    monkeypatch.setattr(module, "bound_digest", lambda: "changed")
+    compare(plan_of(files, bound=True), store)
+    assert [task.policy for task in ran[5:]] == [module.BOUND]
+
+
+def test_the_digest_covers_the_engine_and_not_its_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "gfdit"
+    shutil.copytree(engine.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__", "models", "*.pyc"))
+
+    def digests() -> tuple[str, str]:
+        return engine.engine_digest.__wrapped__(), engine.bound_digest.__wrapped__()
+
+    before = digests()
+    monkeypatch.setattr(engine, "PACKAGE", package)
+    assert digests() == before  # where it is installed does not matter
+    changed: dict[str, tuple[bool, bool]] = {}
+    for name in ("core/scheduler.py", "policy/planner.py", "lang/build.py", "sim/fleet.py", "sim/generate.py",
+                 "sim/bounds.py", "sim/picture.py", "sim/compare.py", "cli/compare.py"):  # fmt: skip
+        last = digests()
+        with (package / name).open("a", encoding="utf-8") as file:
+            file.write("# changed\n")
+        now = digests()
+        changed[name] = now[0] != last[0], now[1] != last[1]
+    assert changed == {
+        "core/scheduler.py": (True, False), "policy/planner.py": (True, False), "lang/build.py": (True, False),
+        "sim/fleet.py": (True, False), "sim/generate.py": (True, True), "sim/bounds.py": (False, True),
+        "sim/picture.py": (False, False), "sim/compare.py": (False, False), "cli/compare.py": (False, False),
+    }  # fmt: skip
+
+
+def test_a_fallback_is_a_part_of_a_policy(files: tuple[Path, Path], tmp_path: Path) -> None:
+    first, last = tmp_path / "first.pol", tmp_path / "last.pol"
+    rest = "order by arrival\nstage encode, decode, denoise { sp fixed 1 gpu }\nfallback "
+    first.write_text(f"policy first version 1\n{rest}last\n", encoding="utf-8")
+    last.write_text(f"policy last version 1\n{rest}builtin.fcfs\n", encoding="utf-8")
+    task = next(plan_of(files, policies=(str(first),)).tasks())
+    before = Keys().of(task)
+    last.write_text(last.read_text("utf-8").replace("by arrival", "by deadline"), encoding="utf-8")
+    assert Keys().of(task) != before
+
+
+def test_variants_of_made_workloads(files: tuple[Path, Path]) -> None:
+    sources = [workload_source(f"short:4{variant}", Path, 60.0) for variant in ("", "+overload", "+failure")]
+    assert [source.label for source in sources] == ["short:4", "short:4+overload", "short:4+failure"]
+    cost = load_cost_model(files[0])
+    calm, surge, broken = (source.requests(cost, "m", 2, 0) for source in sources)
+    assert broken == calm and len(surge) > 1.15 * len(calm)
+    plan = plan_of(files, workloads=sources)
+    assert [plan.faults_of(source) for source in sources] == ["", "", FAILURES]
+    assert len({Keys().of(task) for task in plan.tasks()}) == 2 * 3
+    assert plan_of(files, workloads=sources, faults="crash 1/h").faults_of(sources[0]) == "crash 1/h"
+    configs = [module.config_of(task) for task in plan.tasks() if task.policy == "fcfs"]
+    assert [config.faults for config in configs] == [None, None, parse_faults(FAILURES)]
+    assert len(compare(plan_of(files, policies=("fcfs",), workloads=sources[1:], bound=True))) == 2
+    with pytest.raises(UsageError, match="no variant `storm`"):
+        workload_source("short:4+storm", Path)
+
+
+def test_seeds_matter_where_something_breaks(files: tuple[Path, Path]) -> None:
+    plan = plan_of(files, policies=("fcfs",), seeds=(0, 1, 2), faults="straggler 2x 50% for 1s")
+    estimate = compare(plan)[0].figures["mean_latency_s"]
+    assert estimate is not None and estimate.seeds == 3 and estimate.half_width
 
 
 def test_seeds_matter_for_noise_and_for_made_workloads_only(files: tuple[Path, Path]) -> None:
@@ -180,6 +257,12 @@ def test_make_and_show_agree(tmp_path: Path, capsys: Capture) -> None:
     }
     assert main(["workload", "show", str(file), "--cost", "qwen-h20"]) == 0
     assert "load" in capsys.readouterr().out
+    assert main([*make, "--variant", "failure", "--out", str(file)]) == 0
+    assert f"--faults '{FAILURES}'" in capsys.readouterr().out and file.read_text("utf-8") == text
+    assert main([*make, "--variant", "overload", "--out", str(file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["requests"] > made["requests"]
+    assert main([*make, "--variant", "storm"]) == 2
+    assert "no workload variant `storm`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

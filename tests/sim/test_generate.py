@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,23 @@ def test_load_is_what_was_asked_for(profile: str, load: float) -> None:
     spec = WorkloadSpec(profile, "qwen-image", 64, seed=2, load=load, window_s=3600)
     facts = facts_of(generate(spec, QWEN), QWEN, 64, 3600)
     assert facts.load == pytest.approx(load, rel=0.1)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_an_overload_has_three_times_the_rate_in_the_middle_third(profile: str) -> None:
+    window = 3600.0
+    spec = WorkloadSpec(profile, "qwen-image", 32, seed=2, load=0.5, window_s=window)
+    calm, surge = generate(spec, QWEN), generate(replace(spec, variant="overload"), QWEN)
+
+    def thirds(requests: list[Request]) -> list[int]:
+        return np.histogram([to_s(r.arrival_ns) for r in requests], [0, window / 3, 2 * window / 3, window])[0].tolist()
+
+    for factor, before, after in zip((1, 3, 1), thirds(calm), thirds(surge), strict=True):
+        spread = 6 * max(1, factor * before) ** 0.5 * (8 if profile == "production" else 1)  # several images at once
+        assert after == pytest.approx(factor * before, abs=spread)
+    assert generate(replace(spec, variant="failure"), QWEN) == calm
+    with pytest.raises(UsageError, match="no workload variant `storm`"):
+        generate(replace(spec, variant="storm"), QWEN)
 
 
 def test_classes_and_budgets_of_images_and_video() -> None:
