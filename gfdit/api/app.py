@@ -8,21 +8,40 @@ from fastapi import FastAPI, Query, Request
 from fastapi.responses import Response
 
 from gfdit import __version__
+from gfdit.api import policies, site, videos
+from gfdit.api.document import describe
 from gfdit.api.errors import ApiError, install, shutting_down
-from gfdit.api.images import PATH, Images
-from gfdit.api.schema import Generation
+from gfdit.api.feed import StatusFeed
+from gfdit.api.images import EVENT_STREAM, PATH, Images
+from gfdit.api.pictures import MEDIA_TYPES
+from gfdit.api.schema import Generation, body_schema
 from gfdit.api.service import Service
+from gfdit.runtime.blobs import Blobs
 from gfdit.runtime.status import Status
 
 
-def create_app(service: Service) -> FastAPI:
-    """The whole HTTP side of one system, without `RequestIds`, which goes around it."""
+def create_app(
+    service: Service,
+    feed: StatusFeed,
+    control: policies.Control | None = None,
+    films: videos.Videos | None = None,
+    results: Blobs | None = None,
+) -> FastAPI:
+    """The whole HTTP side of one system, without `RequestIds`, which goes around it. `feed`: what the page lives on;
+    `control`: takes commands about the policy, None: nobody does; `films`: makes videos, None: nobody does; `results`: where
+    pictures that are fetched by URL are kept, None: in memory."""
     app = FastAPI(title="gfdit", version=__version__, docs_url=None, redoc_url=None)
     install(app)
     _health_routes(app, service)
     _model_routes(app, service)
     _system_routes(app, service)
-    _image_routes(app, Images(service))
+    _image_routes(app, Images(service, results))
+    site.install(app, service, feed)
+    if films is not None:
+        videos.install(app, films)
+    if control is not None:
+        policies.install(app, control)
+    describe(app)
     return app
 
 
@@ -68,7 +87,7 @@ def _system_routes(app: FastAPI, service: Service) -> None:
         """Workers, policy, queue, attainment and every live request."""
         return service.status(detail=detail)
 
-    @app.get("/metrics", response_class=Response)
+    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     def metrics(request: Request) -> Response:
         """For Prometheus."""
         content, media_type = service.metrics(request.headers.get("accept", ""))
@@ -76,15 +95,17 @@ def _system_routes(app: FastAPI, service: Service) -> None:
 
 
 def _image_routes(app: FastAPI, images: Images) -> None:
-    body = {"content": {"application/json": {"schema": Generation.model_json_schema()}}, "required": True}
+    body = {"content": {"application/json": {"schema": body_schema(Generation)}}, "required": True}
 
-    @app.post(PATH, openapi_extra={"requestBody": body})
+    @app.post(PATH, openapi_extra={"requestBody": body}, responses={200: {"content": {EVENT_STREAM: {}}}})
     async def generate(request: Request) -> Response:
         """Make pictures from a prompt; with `stream`, report each step."""
         return await images.generate(request)
 
-    @app.get("/v1/images/files/{name}", response_class=Response)
-    async def picture(name: str) -> Response:
+    kinds: dict[int | str, dict[str, Any]] = {200: {"content": {kind: {} for kind in MEDIA_TYPES.values()}}}
+
+    @app.get("/v1/images/files/{name}", response_class=Response, responses=kinds)
+    def picture(name: str) -> Response:
         """A picture that was asked for as a `url`, as long as it is kept."""
         kept = images.store.get(name)
         if kept is None:

@@ -9,14 +9,17 @@ import math
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 from gfdit.core.work import Outcome
-from gfdit.errors import QueueFull
+from gfdit.errors import QueueFull, StorageFull
 
 INVALID = "invalid_request_error"
 SERVER = "server_error"
+STORAGE_RETRY_S = 5.0
 
 
 class ApiError(Exception):
@@ -62,6 +65,11 @@ def queue_full(error: QueueFull) -> ApiError:
     return ApiError(429, "queue_full", error.message, retry=True, retry_after_s=error.retry_after_s)
 
 
+def storage_full(error: StorageFull) -> ApiError:
+    """Nothing was accepted, so the client may send it again when there is room."""
+    return ApiError(503, "storage_full", error.message, retry=True, retry_after_s=STORAGE_RETRY_S)
+
+
 def not_completed(outcome: Outcome | None, code: str, message: str) -> ApiError:
     """The answer to a request that ended without a picture. Work has begun, so the client is not to send it again."""
     match outcome:
@@ -73,6 +81,14 @@ def not_completed(outcome: Outcome | None, code: str, message: str) -> ApiError:
             return shutting_down()
         case _:
             return ApiError(500, code or "failed", message or "the request failed", retry=False)
+
+
+def _methods(request: Request) -> list[str]:
+    """Those that some route takes at this path."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    routes = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    exact = [route for route in routes if route.path == request.url.path]
+    return sorted({method for route in exact or routes for method in route.methods or ()})
 
 
 def install(app: FastAPI) -> None:
@@ -90,14 +106,29 @@ def install(app: FastAPI) -> None:
             case 405:
                 message = f"`{request.url.path}` does not take {request.method}"
                 answer = ApiError(405, "method_not_allowed", message).response()
-                answer.headers.update(error.headers or {})
+                answer.headers["allow"] = ", ".join(_methods(request))
                 return answer
             case status:
                 return ApiError(status, "http_error", str(error.detail)).response()
+
+    async def not_valid(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        where = [str(part) for part in first["loc"][1:]]
+        field = ".".join(where) or None
+        reason = f"{first['msg'][0].lower()}{first['msg'][1:]}"
+        message = f"`{field}`: {reason}" if field else f"the {first['loc'][0]}: {reason}"
+        return ApiError(400, "invalid_value", message, param=field).response()
+
+    async def no_storage(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, StorageFull)
+        return storage_full(error).response()
 
     async def internal_error(_: Request, error: Exception) -> JSONResponse:
         return ApiError(500, "internal_error", f"internal error: {type(error).__name__}", retry=False).response()
 
     app.add_exception_handler(ApiError, api_error)
+    app.add_exception_handler(RequestValidationError, not_valid)
     app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(StorageFull, no_storage)
     app.add_exception_handler(Exception, internal_error)

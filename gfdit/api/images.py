@@ -7,31 +7,30 @@ import base64
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import anyio.to_thread
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from starlette.requests import ClientDisconnect
 
 from gfdit.api import idempotency
-from gfdit.api.errors import ApiError, not_completed, queue_full, shutting_down
+from gfdit.api.body import CLIENT_CLOSED, read_body
+from gfdit.api.errors import ApiError, not_completed
 from gfdit.api.headers import scheduling_headers
-from gfdit.api.pictures import PictureStore, encode
-from gfdit.api.schema import Asked, Generation, ask, parse_body
+from gfdit.api.pictures import PicturesOnDisk, PictureStore, encode
+from gfdit.api.schema import Generation, ask, parse_body
 from gfdit.api.service import Pending, Service
-from gfdit.errors import InputError, QueueFull, ShuttingDown
-from gfdit.units import NS_PER_S
+from gfdit.api.submitting import accepted, how_it_went, submit
+from gfdit.runtime.blobs import Blobs
 
 PATH = "/v1/images/generations"
 MAX_BODY = 1 << 20
 KEEPALIVE_S = 10.0
-CLIENT_CLOSED = 499  # nobody reads it; servers log it
-NS_PER_MS = NS_PER_S // 1000
 EVENT_STREAM = "text/event-stream"
 OWN_ID = "x-gfdit-request-id"
+POLICY = "x-gfdit-policy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,34 +38,37 @@ class Job:
     """One accepted call. `keep`: go on without the client, since it may come back for it with the same key."""
 
     body: Generation
-    pending: list[Pending]
+    pending: Sequence[Pending]
     keep: bool
     base_url: str
+    policy: str
 
     @property
     def headers(self) -> dict[str, str]:
-        """The name under which consoles and journals know it."""
-        return {OWN_ID: self.pending[0].request.id}
+        """The name under which consoles and journals know it, and the policy that was in charge when it came."""
+        return {OWN_ID: self.pending[0].request.id, POLICY: self.policy}
 
 
 class Images:
-    """The handler. `store`: pictures that clients fetch by URL."""
+    """The handler. `store`: pictures that clients fetch by URL; in `results`, where they outlive the server, or in
+    memory."""
 
-    def __init__(self, service: Service) -> None:
-        self.store = PictureStore()
+    def __init__(self, service: Service, results: Blobs | None = None) -> None:
+        self.store = PictureStore() if results is None else PicturesOnDisk(results)
         self._service = service
-        self._keys = idempotency.Idempotency()
+        self._keys = idempotency.Idempotency(recall=service.keyed)
 
     async def generate(self, request: Request) -> Response:
         """Raises ApiError."""
-        job = self._accept(await _read_body(request), request)
+        job = await self._accept(await read_body(request, MAX_BODY), request)
         if job.body.stream:
             return StreamingResponse(self._stream(job), media_type=EVENT_STREAM, headers=job.headers)
         if not await self._all_ended(job, request):
             return Response(status_code=CLIENT_CLOSED)
         return JSONResponse(await self._completed(job), headers=job.headers)
 
-    def _accept(self, content: bytes, request: Request) -> Job:
+    async def _accept(self, content: bytes, request: Request) -> Job:
+        """Accepted for good when this returns."""
         scheduling = scheduling_headers(request.headers)
         body = parse_body(content, scheduling)
         if body.stream and body.n != 1:
@@ -75,28 +77,14 @@ class Images:
         asked = ask(body, self._service, f"img-{secrets.token_hex(8)}", seed)
         key = request.headers.get(idempotency.HEADER)
         if key is None:
-            pending = self._submit(asked)
+            work = submit(self._service, asked)
         else:
-            pending = self._keys.join(key, content + scheduling.model_dump_json().encode(), lambda: self._submit(asked))
-        return Job(body, pending, key is not None, str(request.base_url))
-
-    def _submit(self, asked: list[Asked]) -> list[Pending]:
-        """All or none."""
-        pending: list[Pending] = []
-        try:
-            for one in asked:
-                pending.append(self._service.submit(one.request, one.inputs))
-        except (InputError, QueueFull, ShuttingDown) as error:
-            for accepted in pending:
-                self._service.cancel(accepted.request.id)
-            match error:
-                case ShuttingDown():
-                    raise shutting_down() from None
-                case QueueFull():
-                    raise queue_full(error) from None
-                case _:
-                    raise ApiError(400, "invalid_value", str(error)) from None
-        return pending
+            same = content + scheduling.model_dump_json().encode()
+            work = self._keys.join(key, same, lambda key: submit(self._service, asked, key))
+        pending = await accepted(work)
+        service = self._service
+        policy = f"{service.policy}@{service.policy_version} {service.policy_sha[:12]}"
+        return Job(body, pending, key is not None, str(request.base_url), policy)
 
     def _cancel(self, job: Job) -> None:
         if not job.keep:
@@ -153,9 +141,9 @@ class Images:
         content = one.output
         if wanted.output_format != "png":
             content = await anyio.to_thread.run_sync(encode, content, wanted.output_format, wanted.output_compression)
-        about = {"revised_prompt": one.request.prompt, "gfdit": _how_it_went(self._service, one)}
+        about = {"revised_prompt": one.request.prompt, "gfdit": how_it_went(self._service, one)}
         if wanted.response_format == "url":
-            name = self.store.put(content, wanted.output_format)
+            name = await anyio.to_thread.run_sync(self.store.put, content, wanted.output_format)
             return {"url": f"{job.base_url}v1/images/files/{name}", **about}
         return {"b64_json": base64.b64encode(content).decode("ascii"), **about}
 
@@ -186,46 +174,10 @@ class Images:
         yield _event(kind, {"type": kind, **answer, "b64_json": picture["b64_json"]})
 
 
-async def _read_body(request: Request) -> bytes:
-    """The body, refused as soon as it is known to be too long. Raises ApiError."""
-    too_long = ApiError(413, "body_too_large", f"the body is longer than {MAX_BODY} bytes")
-    announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > MAX_BODY:
-        raise too_long
-    chunks = bytearray()
-    try:
-        async for chunk in request.stream():
-            chunks += chunk
-            if len(chunks) > MAX_BODY:
-                raise too_long
-    except ClientDisconnect:
-        raise ApiError(CLIENT_CLOSED, "cancelled", "the client closed the connection") from None
-    return bytes(chunks)
-
-
 async def _gone(request: Request) -> None:
     """Returns when the client has closed the connection: after the body that is the only message to come."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _how_it_went(service: Service, one: Pending) -> dict[str, Any]:
-    progress, request = one.progress, one.request
-    arrived, started, ended = progress.arrived_ns or 0, progress.started_ns or 0, progress.ended_ns or 0
-    return {
-        "id": request.id,
-        "seed": request.seed,
-        "queue_ms": max(0, started - arrived) / NS_PER_MS,
-        "run_ms": max(0, ended - started) / NS_PER_MS,
-        "steps": progress.steps_done,
-        "degrees": [list(entry) for entry in progress.degrees],
-        "resizes": progress.resizes,
-        "preemptions": progress.preemptions,
-        "migrations": progress.migrations,
-        "attempts": progress.failures + 1,
-        "deadline_met": None if progress.deadline_ns is None else progress.on_time,
-        "policy": service.policy,
-    }
 
 
 def _event(kind: str, body: dict[str, Any]) -> str:

@@ -11,6 +11,9 @@ from typing import Literal
 
 from PIL import Image
 
+from gfdit.errors import StorageFull
+from gfdit.runtime.blobs import Blobs
+
 Format = Literal["png", "jpeg", "webp"]
 MEDIA_TYPES: dict[Format, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 BEST = 100
@@ -32,6 +35,27 @@ class Kept:
 
     content: bytes
     media_type: str
+
+
+class PicturesOnDisk:
+    """Pictures among the results on disk, under the names of their digests, which nobody can guess who has not seen
+    the picture."""
+
+    def __init__(self, results: Blobs) -> None:
+        self._results = results
+
+    def put(self, content: bytes, kind: Format) -> str:
+        """The name under which it is kept until newer results need the room. Raises StorageFull."""
+        try:
+            return f"{self._results.put(content)}.{kind}"
+        except OSError as error:
+            raise StorageFull(f"cannot write the picture: {error.strerror}") from None
+
+    def get(self, name: str) -> Kept | None:
+        digest, _, kind = name.partition(".")
+        content = self._results.get(digest)
+        known = next((media for one, media in MEDIA_TYPES.items() if one == kind), None)
+        return None if content is None or known is None else Kept(content, known)
 
 
 class PictureStore:

@@ -1,4 +1,4 @@
-"""From the body of `POST /v1/images/generations` to requests for the scheduler and inputs for the model.
+"""From the bodies of image and video requests to what the scheduler and the model are given.
 
 Strict: a field that is not known, of the wrong type or out of range is an error that names it, before any work begins.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -19,9 +19,10 @@ from gfdit.api.pictures import BEST, Format
 from gfdit.api.service import Served, Service, Value
 from gfdit.core.work import Request
 from gfdit.errors import InputError
+from gfdit.units import NS_PER_S
 
 MAX_SEED = 2**63 - 1
-NS_PER_MS = 1_000_000
+NS_PER_MS = NS_PER_S // 1000
 
 
 class ExtraArgs(BaseModel):
@@ -52,26 +53,15 @@ class ExtraArgs(BaseModel):
         return {name: value for name, value in said.items() if value is not None}
 
 
-class Generation(BaseModel):
-    """OpenAI's fields and gfdit's own. `quality`, `background`, `style` and `moderation` are taken for the sake of
-    clients that send them, and change nothing."""
+class Asking(BaseModel):
+    """What pictures and videos have in common: what to draw, how, and how soon."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     prompt: Annotated[str, Field(min_length=1, max_length=4000)]
     model: str | None = None
-    n: Annotated[int, Field(ge=1, le=10)] = 1
     size: Annotated[str, Field(max_length=16, description="`auto`, or `WxH` in pixels")] = "auto"
     width: Annotated[int, Field(ge=1, le=1 << 16)] | None = None
     height: Annotated[int, Field(ge=1, le=1 << 16)] | None = None
-    response_format: Literal["b64_json", "url"] = "b64_json"
-    output_format: Format = "png"
-    output_compression: Annotated[int, Field(ge=0, le=100, description="quality of jpeg and webp")] = BEST
-    stream: bool = False
-    partial_images: Annotated[int, Field(ge=0, le=3, description="at most; none are sent")] = 0
-    quality: Literal["auto", "standard", "hd", "low", "medium", "high"] = "auto"
-    background: Literal["auto", "opaque"] = "auto"
-    style: Literal["vivid", "natural"] | None = None
-    moderation: Literal["auto", "low"] = "auto"
     user: Annotated[str, Field(max_length=200)] | None = None
     negative_prompt: Annotated[str, Field(max_length=4000)] | None = None
     num_inference_steps: Annotated[int, Field(ge=1)] | None = None
@@ -85,39 +75,88 @@ class Generation(BaseModel):
     preemptible: bool = True
     extra_args: ExtraArgs | None = None
 
+    @classmethod
+    def fields(cls) -> list[str]:
+        """Their names as clients write them."""
+        return sorted(field.alias or name for name, field in cls.model_fields.items())
 
-FIELDS = sorted(field.alias or name for name, field in Generation.model_fields.items())
+
+class Generation(Asking):
+    """OpenAI's fields of a picture and gfdit's own. `quality`, `background`, `style` and `moderation` are taken for the
+    sake of clients that send them, and change nothing."""
+
+    n: Annotated[int, Field(ge=1, le=10)] = 1
+    response_format: Literal["b64_json", "url"] = "b64_json"
+    output_format: Format = "png"
+    output_compression: Annotated[int, Field(ge=0, le=100, description="quality of jpeg and webp")] = BEST
+    stream: bool = False
+    partial_images: Annotated[int, Field(ge=0, le=3, description="at most; none are sent")] = 0
+    quality: Literal["auto", "standard", "hd", "low", "medium", "high"] = "auto"
+    background: Literal["auto", "opaque"] = "auto"
+    style: Literal["vivid", "natural"] | None = None
+    moderation: Literal["auto", "low"] = "auto"
+
+
+class Filming(Asking):
+    """The fields of a video. Its length is `num_frames`, or `seconds` at `fps`, or what the model makes by itself."""
+
+    seconds: Annotated[float, Field(gt=0, le=600, allow_inf_nan=False, strict=False)] | None = None
+    num_frames: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    fps: Annotated[int, Field(ge=1, le=120)] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One picture to make: what the scheduler and what the model gets to know of it."""
+    """One picture or video to make: what the scheduler and what the model gets to know of it."""
 
     request: Request
     inputs: Mapping[str, Value]
 
 
 def parse_body(body: bytes, headers: SchedulingHeaders) -> Generation:
-    """The body; what `headers` say goes before what it says, that before its `extra_args`. Raises ApiError naming the
-    field."""
+    """The body of a picture; what `headers` say goes before what it says, that before its `extra_args`. Raises
+    ApiError naming the field."""
     try:
-        parsed = Generation.model_validate_json(body)
+        return _completed(Generation.model_validate_json(body), headers)
     except ValidationError as error:
-        raise _explain(error) from None
+        raise explain(error, Generation) from None
+
+
+def parse_filming(fields: bytes | Mapping[str, str], headers: SchedulingHeaders) -> Filming:
+    """As `parse_body`, of a video. The fields of a form are texts, and become numbers where numbers are meant."""
+    try:
+        if isinstance(fields, bytes):
+            return _completed(Filming.model_validate_json(fields), headers)
+        written: dict[str, object] = dict(fields)
+        if isinstance(extra := fields.get("extra_args"), str):
+            written["extra_args"] = json.loads(extra)
+        return _completed(Filming.model_validate(written, strict=False), headers)
+    except ValidationError as error:
+        raise explain(error, Filming) from None
+    except json.JSONDecodeError as error:
+        message = f"`extra_args` is not JSON: {error}"
+        raise ApiError(400, "invalid_value", message, param="extra_args") from None
+
+
+Body = TypeVar("Body", bound=Asking)
+
+
+def _completed(parsed: Body, headers: SchedulingHeaders) -> Body:
     extra = {} if parsed.extra_args is None else parsed.extra_args.fields()
     missing = {name: value for name, value in extra.items() if name not in parsed.model_fields_set}
     return parsed.model_copy(update={**missing, **headers.model_dump(exclude_none=True)})
 
 
-def _explain(error: ValidationError) -> ApiError:
+def explain(error: ValidationError, body: type[Asking]) -> ApiError:
+    """The first thing that is wrong with a body."""
     first = error.errors()[0]
     field = ".".join(map(str, first["loc"])) or None
     match first["type"]:
         case "json_invalid":
             return ApiError(400, "invalid_json", f"the body is not JSON: {first['ctx']['error']}")
         case "extra_forbidden":
-            near = difflib.get_close_matches(str(field), FIELDS, n=1)
-            fix = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(FIELDS)}"
+            near = difflib.get_close_matches(str(field), body.fields(), n=1)
+            fix = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(body.fields())}"
             return ApiError(400, "unknown_parameter", f"unknown parameter `{field}`; {fix}", param=field)
         case "missing":
             return ApiError(400, "missing_parameter", f"`{field}` is missing", param=field)
@@ -136,41 +175,76 @@ def _shown(value: object) -> str:
 def ask(body: Generation, service: Service, name: str, seed: int) -> list[Asked]:
     """One `Asked` a picture, ids `name-0`, `name-1`, ..., seeds counted up from `seed`. Raises ApiError."""
     served = _model(body, service)
+    if served.video:
+        message = f"`model` is `{served.name}`: it makes videos, which are asked for at /v1/videos"
+        raise ApiError(400, "invalid_value", message, param="model")
+    _check_format(body, served)
+    names = [f"{name}-{index}" if body.n > 1 else name for index in range(body.n)]
+    return [_asked(body, service, served, one, (seed + n) % (MAX_SEED + 1)) for n, one in enumerate(names)]
+
+
+def ask_video(body: Filming, service: Service, name: str, seed: int) -> Asked:
+    """The same for a video. Raises ApiError."""
+    served = _model(body, service)
+    if not served.video:
+        message = f"`model` is `{served.name}`: it makes pictures, which are asked for at /v1/images/generations"
+        raise ApiError(400, "invalid_value", message, param="model")
+    fps = served.fps if body.fps is None else body.fps
+    frames = _frames(body, served, fps)
+    asked = _asked(body, service, served, name, seed, frames)
+    return replace(asked, inputs={**asked.inputs, "num_frames": frames, "fps": fps})
+
+
+def _asked(body: Asking, service: Service, served: Served, name: str, seed: int, frames: int = 1) -> Asked:
     width, height = _size(body, served)
     steps = served.default_steps if body.num_inference_steps is None else body.num_inference_steps
     if steps > served.max_steps:
         message = f"`num_inference_steps` is {steps}: at most {served.max_steps}"
         raise ApiError(400, "invalid_value", message, param="num_inference_steps")
     try:
-        tokens = service.tokens(served.name, width, height)
+        tokens = service.tokens(served.name, width, height, frames)
     except InputError as error:
         raise ApiError(400, "invalid_size", str(error), param="size") from None
-    _check_format(body, served)
     inputs = _inputs(body, served)
-    asked = []
-    for index in range(body.n):
-        request = Request(
-            id=f"{name}-{index}" if body.n > 1 else name,
-            model=served.name,
-            class_name=body.class_,
-            arrival_ns=0,  # set where it arrives
-            height=height,
-            width=width,
-            steps=steps,
-            tokens=tokens,
-            cfg=served.guided and inputs.get("true_cfg_scale", 0.0) not in (0, 1),
-            priority=body.priority,
-            slo_ns=None if body.deadline_ms is None else round(body.deadline_ms * NS_PER_MS),
-            tag=body.class_,
-            tenant=body.tenant or body.user or "",
-            preemptible=body.preemptible,
-            prompt=body.prompt,
-            negative_prompt=body.negative_prompt or "",
-            seed=(seed + index) % (MAX_SEED + 1),
-        )
-        sizes = {"height": height, "width": width, "num_inference_steps": steps}
-        asked.append(Asked(request, {**inputs, **sizes, "seed": request.seed}))
-    return asked
+    request = Request(
+        id=name,
+        model=served.name,
+        class_name=body.class_,
+        arrival_ns=0,  # set where it arrives
+        height=height,
+        width=width,
+        frames=frames,
+        steps=steps,
+        tokens=tokens,
+        cfg=served.guided and inputs.get("true_cfg_scale", 0.0) not in (0, 1),
+        priority=body.priority,
+        slo_ns=None if body.deadline_ms is None else round(body.deadline_ms * NS_PER_MS),
+        tag=body.class_,
+        tenant=body.tenant or body.user or "",
+        preemptible=body.preemptible,
+        prompt=body.prompt,
+        negative_prompt=body.negative_prompt or "",
+        seed=seed,
+    )
+    sizes = {"height": height, "width": width, "num_inference_steps": steps}
+    return Asked(request, {**inputs, **sizes, "seed": seed})
+
+
+def _frames(body: Filming, served: Served, fps: int) -> int:
+    """How many frames: whole groups of the model's and one. A number of frames must fit; a length is rounded."""
+    if body.num_frames is not None and body.seconds is not None:
+        raise ApiError(400, "invalid_value", "give `num_frames` or `seconds`, not both", param="seconds")
+    factor = served.frame_factor
+    wanted = served.default_frames if body.seconds is None else body.seconds * fps
+    fitting = factor * max(0, round(((wanted if body.num_frames is None else body.num_frames) - 1) / factor)) + 1
+    if body.num_frames is not None and body.num_frames != fitting:
+        message = f"`num_frames` is {body.num_frames}: one more than a multiple of {factor}, such as {fitting}"
+        raise ApiError(400, "invalid_value", message, param="num_frames")
+    if fitting > served.max_frames:
+        name = "seconds" if body.num_frames is None else "num_frames"
+        message = f"`{name}` asks for {fitting} frames: at most {served.max_frames}"
+        raise ApiError(400, "invalid_value", message, param=name)
+    return fitting
 
 
 def _check_format(body: Generation, served: Served) -> None:
@@ -183,7 +257,7 @@ def _check_format(body: Generation, served: Served) -> None:
         raise ApiError(400, "invalid_value", message, param="response_format")
 
 
-def _model(body: Generation, service: Service) -> Served:
+def _model(body: Asking, service: Service) -> Served:
     models = service.models
     name = next(iter(models)) if body.model is None else body.model
     if name not in models:
@@ -192,7 +266,7 @@ def _model(body: Generation, service: Service) -> Served:
     return models[name]
 
 
-def _size(body: Generation, served: Served) -> tuple[int, int]:
+def _size(body: Asking, served: Served) -> tuple[int, int]:
     """(width, height) in pixels."""
     width, height, field = _asked_size(body, served)
     for side in (width, height):
@@ -207,7 +281,7 @@ def _size(body: Generation, served: Served) -> tuple[int, int]:
     return width, height
 
 
-def _asked_size(body: Generation, served: Served) -> tuple[int, int, str]:
+def _asked_size(body: Asking, served: Served) -> tuple[int, int, str]:
     """(width, height, the field that says so), not checked yet."""
     if body.width is not None or body.height is not None:
         if body.width is None or body.height is None or body.size != "auto":
@@ -224,7 +298,7 @@ def _asked_size(body: Generation, served: Served) -> tuple[int, int, str]:
     return int(width), int(height), "size"
 
 
-def _inputs(body: Generation, served: Served) -> dict[str, Value]:
+def _inputs(body: Asking, served: Served) -> dict[str, Value]:
     """What the model is given besides sizes, steps and seed. Of the two guidance scales `true_cfg_scale` wins."""
     inputs: dict[str, Value] = {"prompt": body.prompt}
     if body.negative_prompt:
@@ -240,3 +314,23 @@ def _inputs(body: Generation, served: Served) -> dict[str, Value]:
     assert isinstance(scale, int | float)
     inputs["true_cfg_scale"] = max(1.0, float(scale))
     return inputs
+
+
+def body_schema(body: type[Asking]) -> dict[str, Any]:
+    """The JSON schema of a body with its parts inside, since an OpenAPI document keeps parts elsewhere."""
+    schema = body.model_json_schema()
+    parts = schema.pop("$defs", {})
+
+    def inlined(node: Any) -> Any:
+        match node:
+            case {"$ref": str(name)}:
+                return inlined(parts[name.rpartition("/")[2]])
+            case dict():
+                return {key: inlined(value) for key, value in node.items()}
+            case list():
+                return [inlined(item) for item in node]
+            case _:
+                return node
+
+    whole: dict[str, Any] = inlined(schema)
+    return whole

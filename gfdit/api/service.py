@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from gfdit.core.work import Outcome, Request
+from gfdit.runtime.keyed import Key
 from gfdit.runtime.status import Status
 
 Value = str | int | float | bool | None
@@ -15,7 +17,8 @@ Value = str | int | float | bool | None
 @dataclass(frozen=True, slots=True)
 class Served:
     """One model as clients see it. Sizes are pixels; `defaults`: its inputs when a client leaves them out; `draws`:
-    whether its outputs are pictures (those of emulated devices are not)."""
+    whether its outputs are pictures or videos (those of emulated devices are not). `video`: they have frames, one more
+    than a multiple of `frame_factor`."""
 
     name: str
     default_width: int
@@ -28,6 +31,11 @@ class Served:
     defaults: Mapping[str, Value] = field(default_factory=dict)
     max_steps: int = 1000
     draws: bool = True
+    video: bool = False
+    default_frames: int = 1
+    frame_factor: int = 1
+    max_frames: int = 1
+    fps: int = 1
 
 
 class ProgressView(Protocol):
@@ -103,17 +111,41 @@ class Service(Protocol):
         ...
 
     @property
+    def policy_version(self) -> int: ...
+    @property
+    def policy_sha(self) -> str:
+        """SHA-256 of its text and of params that were changed."""
+        ...
+
+    @property
+    def policy_text(self) -> str:
+        """Its text."""
+        ...
+
+    @property
+    def ranks(self) -> int:
+        """How many it was started with."""
+        ...
+
+    @property
     def accepting(self) -> bool:
         """False once the system drains."""
         ...
 
-    def tokens(self, model: str, width: int, height: int) -> int:
-        """Latent tokens of a picture. Raises InputError when they are not known."""
+    def tokens(self, model: str, width: int, height: int, frames: int = 1) -> int:
+        """Latent tokens of a picture or a video. Raises InputError when they are not known."""
         ...
 
-    def submit(self, request: Request, inputs: Mapping[str, Value]) -> Pending:
-        """Accept. Raises InputError for a request that cannot be served, QueueFull when too many wait, ShuttingDown
-        after the end of service."""
+    def submit(
+        self, requests: Sequence[tuple[Request, Mapping[str, Value]]], key: Key | None = None
+    ) -> Future[Sequence[Pending]]:
+        """Accept all or none; done once they are accepted for good. An id that the system knows from before a restart
+        stands for what it knows. Raises InputError for a request that cannot be served, QueueFull when too many wait,
+        ShuttingDown after the end of service; the future fails with StorageFull when they cannot be written down."""
+        ...
+
+    def keyed(self, key: str) -> tuple[bytes, Sequence[Pending]] | None:
+        """What was asked for under the key before a restart, as a digest, and what became of it."""
         ...
 
     def cancel(self, request_id: str) -> None:
@@ -122,6 +154,12 @@ class Service(Protocol):
 
     def status(self, *, detail: bool) -> Status:
         """How the system is; `detail`: with what the last minute looked like."""
+        ...
+
+    def simulate(self, policy_text: str) -> Mapping[str, Any]:
+        """The last hour's requests under another policy and under the present one, simulated: `{"requests",
+        "seconds", "tried", "present"}`, the last two as `gfdit sim --json` prints them. Takes seconds. Raises
+        GfditError for a text that does not check, when nothing arrived, or when one runs already."""
         ...
 
     def metrics(self, accept: str) -> tuple[bytes, str]:

@@ -11,14 +11,22 @@ from pathlib import Path
 from gfdit.live.results import Ticket
 
 PNG = b"\x89PNG\r\n\x1a\n"
+MP4 = b"ftyp"  # after the four bytes of a length
 UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 Figures = Mapping[str, object]
 
 
+def suffix_of(output: bytes) -> str | None:
+    """`.png` or `.mp4`; None for what is neither, such as an emulated device's output."""
+    if output.startswith(PNG):
+        return ".png"
+    return ".mp4" if output[4:8] == MP4 else None
+
+
 class Pictures:
-    """Writes `<folder>/<id>.png` when a request has completed; `problems`: those that could not be written. Ids
-    become safe file names, so that no request can write outside the folder."""
+    """Writes `<folder>/<id>.png` (of a video `.mp4`) when a request has completed; `problems`: those that could not be
+    written. Ids become safe file names, so that no request can write outside the folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -29,10 +37,11 @@ class Pictures:
 
     def take(self, ticket: Ticket) -> None:
         """For `Ticket.on_end`. Output that is no picture (of an emulated device) is not written."""
-        if ticket.output is None or not ticket.output.startswith(PNG):
+        suffix = None if ticket.output is None else suffix_of(ticket.output)
+        if ticket.output is None or suffix is None:
             return
         with self._lock:
-            path = self._folder / f"{self._name(ticket.request.id)}.png"
+            path = self._folder / f"{self._name(ticket.request.id)}{suffix}"
             try:
                 path.write_bytes(ticket.output)
                 self.written += 1

@@ -1,4 +1,4 @@
-"""`gfdit submit`: one request to a running server, with a progress bar, to a file."""
+"""`gfdit submit`: one request to a running server, with a progress bar, to a file: a picture, or a video as `.mp4`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import binascii
 import http.client
 import json
 import sys
+import time
 import urllib.parse
 from collections.abc import Iterator
 from contextlib import closing
@@ -15,17 +16,19 @@ from typing import IO, Annotated, Any
 
 import typer
 
+from gfdit.cli.server_client import authorization, delete, get
 from gfdit.config import Environment, parse_size
 from gfdit.errors import GfditError, InputError, UsageError
 
 CONNECT_S = 10.0
 SILENCE_S = 60.0  # the server says something at least every ten
+LOOK_S = 0.25
 MAX_LINE = 64 << 20
 
 
 def submit(
     prompt: Annotated[str, typer.Argument(help="What to draw.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="File for the picture.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File for the picture; `.mp4`: ask for a video.")],
     size: Annotated[
         str | None, typer.Option(metavar="WxH", help="Width x height in pixels; default: the model's.")
     ] = None,
@@ -42,16 +45,21 @@ def submit(
     model: Annotated[str | None, typer.Option(help="Which of the server's models.")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What not to draw.")] = None,
     guidance: Annotated[float | None, typer.Option(min=0.0, help="Guidance scale; 1 turns guidance off.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0.0, help="How long a video plays.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print how it went as JSON.")] = False,
 ) -> None:
-    """Send one request to a running `gfdit run`, wait for it and keep the picture."""
+    """Send one request to a running `gfdit run`, wait for it and keep the picture or the video."""
+    film = out.suffix.lower() == ".mp4"
+    if seconds is not None and not film:
+        raise UsageError(f"`--seconds` is for videos, and `{out}` is none", hint="end the file's name in .mp4")
     if size is not None:
         parse_size(size)
     if not out.parent.is_dir():
         raise UsageError(f"no folder `{out.parent}` for `{out.name}`")
     asked = {
         "prompt": prompt,
-        "stream": True,
+        "stream": None if film else True,
+        "seconds": seconds,
         "size": size,
         "num_inference_steps": steps,
         "seed": seed,
@@ -63,7 +71,12 @@ def submit(
         "true_cfg_scale": guidance,
     }
     body = {name: value for name, value in asked.items() if value is not None}
-    answer = _wait(url or Environment.read().url, body)
+    server = url or Environment.read().url
+    if film:
+        went = _film(server, body, out)
+        print(json.dumps(went, indent=1) if json_ else f"{out}: {_how_it_went(went)}")
+        return
+    answer = _wait(server, body)
     try:
         picture = base64.b64decode(answer["b64_json"], validate=True)
     except (KeyError, TypeError, binascii.Error):
@@ -105,6 +118,30 @@ def _wait(url: str, body: dict[str, Any]) -> dict[str, Any]:
     raise GfditError(f"{url} closed the connection before the picture was there")
 
 
+def _film(url: str, body: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Ask for a video, look at it until it has ended, fetch it; returns how it went. Ctrl-C cancels it."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with _connect(url) as connection:
+        job = json.loads(_post(connection, url, body, "/v1/videos").read(MAX_LINE))
+    path = f"/v1/videos/{job['id']}"
+    try:
+        with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+            task = bar.add_task("waiting", total=100)
+            while job["status"] in ("queued", "in_progress"):
+                time.sleep(LOOK_S)
+                job = json.loads(get(url, path))
+                bar.update(task, description=job["status"].replace("_", " "), completed=job["progress"])
+    except KeyboardInterrupt:
+        delete(url, path)
+        raise
+    if job["status"] == "failed":
+        raise GfditError(f"the server failed: {job['error']['message']}")
+    out.write_bytes(get(url, f"{path}/content"))
+    return dict(job["gfdit"])
+
+
 def _connect(url: str) -> closing[http.client.HTTPConnection]:
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -113,15 +150,16 @@ def _connect(url: str) -> closing[http.client.HTTPConnection]:
     return closing(kind(parts.hostname, parts.port, timeout=CONNECT_S))
 
 
-def _post(connection: http.client.HTTPConnection, url: str, body: dict[str, Any]) -> IO[bytes]:
+def _post(
+    connection: http.client.HTTPConnection, url: str, body: dict[str, Any], path: str = "/v1/images/generations"
+) -> IO[bytes]:
     prefix = urllib.parse.urlsplit(url).path.rstrip("/")
     try:
         connection.connect()
         assert connection.sock is not None
         connection.sock.settimeout(SILENCE_S)
-        connection.request(
-            "POST", f"{prefix}/v1/images/generations", json.dumps(body), {"Content-Type": "application/json"}
-        )
+        headers = {"Content-Type": "application/json", **authorization()}
+        connection.request("POST", f"{prefix}{path}", json.dumps(body), headers)
         response = connection.getresponse()
     except (OSError, http.client.HTTPException) as error:
         raise GfditError(

@@ -17,9 +17,9 @@ from gfdit.worker.codec import to_bytes
 from gfdit.worker.context_parallel import plan_of
 from gfdit.worker.executor import Executor
 from gfdit.worker.facts import denoisers
-from gfdit.worker.images import OUTPUTS
 from gfdit.worker.inputs import Intake
 from gfdit.worker.loading import Loaded
+from gfdit.worker.outputs import OUTPUTS
 from gfdit.worker.tasks import Input, Task
 from gfdit.worker.trajectory import Replica, Trajectory
 
@@ -41,14 +41,15 @@ def examine(loaded: Loaded, inputs: Mapping[str, Input] | None = None) -> list[C
     executor = Executor(loaded)
     facts, intake = executor.describe(), executor.intake
     side = max(intake.limits.min_side, 4 * max(facts.token_height, facts.token_width))
-    trial: dict[str, Input] = {"height": side, "width": side, "num_inference_steps": STEPS, **(inputs or {})}
+    frames = {"num_frames": facts.frame_factor + 1} if facts.video else {}
+    trial: dict[str, Input] = {"height": side, "width": side, "num_inference_steps": STEPS, **frames, **(inputs or {})}
     trials = [{"prompt": prompt, "seed": seed, **trial} for seed, prompt in enumerate(PROMPTS)]
     try:
         whole = [_uninterrupted(intake, one) for one in trials]
     except Exception as error:  # whatever the model raises is the finding
         return [Check("runs", False, f"{type(error).__name__}: {error}")]
     return [
-        Check("runs", True, f"{len(whole)} pictures of {side} x {side} pixels in {STEPS} steps"),
+        Check("runs", True, f"{len(whole)} {'videos' if facts.video else 'pictures'} of {side} x {side} pixels"),
         _try("stepwise", lambda: _equal([_stepwise(intake, one) for one in trials], whole)),
         _try("through bytes", lambda: _equal([_carried(intake, one) for one in trials], whole)),
         _try("interleaved", lambda: _equal(_interleaved(intake, trials), whole)),

@@ -25,10 +25,10 @@ from gfdit.worker.context_parallel import install, plan_of
 from gfdit.worker.facts import denoisers, facts_of
 from gfdit.worker.formation import use_formation
 from gfdit.worker.handover import hand_over
-from gfdit.worker.images import encode_png
 from gfdit.worker.inputs import Intake
 from gfdit.worker.lanes import Traffic, formation
 from gfdit.worker.loading import Loaded, load, set_threads
+from gfdit.worker.outputs import encode_output
 from gfdit.worker.tasks import ModelFacts, Task, TaskResult, split_state
 from gfdit.worker.trajectory import Mark, Replica, Trajectory
 
@@ -217,7 +217,7 @@ class Executor:
             case Stage.FINALIZE:
                 if trajectory.stage is not Stage.DECODE:  # restored from a checkpoint, which is taken before decoding
                     self._replica.decode(trajectory)
-                result = replace(result, output=encode_png(trajectory.state.values))
+                result = replace(result, output=encode_output(trajectory.state.values))
             case _:
                 raise ModelError(f"a worker has no stage `{task.stage}`")
         if task.stage in (Stage.ENCODE, Stage.PREPARE) and trajectory.cold is not None:

@@ -14,6 +14,10 @@ from gfdit.worker.loading import Loaded
 from gfdit.worker.tasks import MAX_DEGREE, ModelFacts
 from gfdit.worker.trajectory import Replica
 
+# What pipelines call the pixels of a latent pixel, and the frames of a latent frame.
+_SPATIAL = ("vae_scale_factor", "vae_scale_factor_spatial", "vae_spatial_compression_ratio")
+_TEMPORAL = ("vae_scale_factor_temporal", "vae_temporal_compression_ratio")
+
 
 def denoisers(pipe: ModularPipeline) -> list[ModelMixin]:
     """The transformers that steps run: more than one where a family changes model on the way. Raises ModelError if
@@ -36,17 +40,18 @@ def facts_of(loaded: Loaded, replica: Replica) -> ModelFacts:
     splits = all(plan_of(transformer) is not None for transformer in transformers)
     guiders = replica.guiders().values()
     height, width = _patch(loaded.pipe, config)
-    spatial = _first(loaded.pipe, ("vae_scale_factor", "vae_scale_factor_spatial"), 8)
+    spatial = _first(loaded.pipe, _SPATIAL, 8)
     return ModelFacts(
         name=loaded.name,
         family=replica.family,
-        heads=int(config.get("num_attention_heads", 1)),
+        heads=int(config.get("num_attention_heads", config.get("n_heads", 1))),
         degrees=tuple(range(1, MAX_DEGREE + 1)) if splits else (1,),
         branches=BRANCHES if guiders and all(can_divide(guider) for guider in guiders) else 1,
         token_height=spatial * height,
         token_width=spatial * width,
-        frame_factor=_first(loaded.pipe, ("vae_scale_factor_temporal",), 1),
+        frame_factor=_first(loaded.pipe, _TEMPORAL, 1),
         defaults=dict(loaded.defaults),
+        video="num_frames" in replica.input_names,
     )
 
 
@@ -57,6 +62,8 @@ def _first(pipe: ModularPipeline, names: tuple[str, ...], otherwise: int) -> int
 def _patch(pipe: ModularPipeline, config: Mapping[str, object]) -> tuple[int, int]:
     """Latent pixels of a token: the transformer's patch, or the 2 x 2 that the pipeline packs before it."""
     patch = config.get("patch_size", 1)
+    if "all_patch_size" in config:  # Z-Image: the first is what its pipeline asks for
+        patch = config["all_patch_size"][0]
     if isinstance(patch, list | tuple):
         return int(patch[-2]), int(patch[-1])
     vae = getattr(pipe, "vae", None)

@@ -14,7 +14,9 @@ import torch
 from diffusers.guiders.guider_utils import BaseGuidance
 
 from gfdit.errors import InputError
+from gfdit.runtime.geometry import DEFAULT_FPS
 from gfdit.worker.loading import quiet
+from gfdit.worker.outputs import FPS
 from gfdit.worker.tasks import Input, Limits, ModelFacts
 from gfdit.worker.trajectory import Replica, Trajectory
 
@@ -44,7 +46,8 @@ class Intake:
     def names(self) -> tuple[str, ...]:
         """What a client may ask for."""
         own = [name for name in OFFERED if name in self.replica.input_names]
-        return tuple(dict.fromkeys([*own, "seed", *(_SCALES if self.replica.guiders() else ())]))
+        more = ("seed", *(("fps",) if self.facts.video else ()), *(_SCALES if self.replica.guiders() else ()))
+        return tuple(dict.fromkeys([*own, *more]))
 
     def start(self, inputs: Mapping[str, Input]) -> Trajectory:
         """A trajectory for a client's `inputs`. Raises InputError for what the model does not take."""
@@ -61,7 +64,11 @@ class Intake:
         merged["generator"] = torch.Generator("cpu").manual_seed(seed)  # the CPU's: the same noise on every device
         merged["output_type"] = "pt"
         known = self.replica.input_names
-        return self.replica.start({name: value for name, value in merged.items() if name in known}, guiders)
+        fps = _whole(merged.pop("fps", DEFAULT_FPS), "fps", least=1)
+        trajectory = self.replica.start({name: value for name, value in merged.items() if name in known}, guiders)
+        if self.facts.video:
+            trajectory.state.values[FPS] = fps  # travels with the state, to the rank that writes the file
+        return trajectory
 
     def _check_sizes(self, inputs: Mapping[str, object]) -> None:
         limits = self.limits

@@ -20,6 +20,7 @@ from diffusers.modular_pipelines.modular_pipeline import ModularPipeline
 from transformers.utils import logging as transformers_logging
 
 from gfdit.errors import ModelError
+from gfdit.worker.repairs import mend_wan
 from gfdit.worker.tasks import Input, Limits
 
 INDEXES = ("modular_model_index.json", "model_index.json")
@@ -108,6 +109,8 @@ def _pipeline(folder: Path, family: str) -> ModularPipeline:
         from gfdit.worker.guided_flux import GuidedFluxBlocks  # here, because importing Flux logs noise
 
         return GuidedFluxBlocks().init_pipeline(str(folder))
+    if family.startswith("Wan"):
+        mend_wan()
     return ModularPipeline.from_pretrained(str(folder))
 
 

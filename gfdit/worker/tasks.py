@@ -69,7 +69,7 @@ class TaskResult:
 
     `cold` (after `encode` and `prepare`) replaces whatever the controller kept of the request before; `hot` (after
     `denoise`) changes with every step and belongs to the newest cold one. `done`: denoising steps completed so far,
-    `total`: steps of the trajectory, known from `prepare` on. `output`: a PNG file, after `finalize`.
+    `total`: steps of the trajectory, known from `prepare` on. `output`: a PNG or MP4 file, after `finalize`.
     `collectives` and `bytes_moved` count this rank's calls and what it received.
     """
 
@@ -101,7 +101,8 @@ class ModelFacts:
 
     `token_height`, `token_width`: pixels that one latent token covers. `frame_factor`: frames that one latent frame
     covers (1 for images). `degrees`: legal group sizes of a denoising step, ascending. `branches`: passes of the
-    transformer a guided step takes. `defaults`: inputs used when the client leaves them out.
+    transformer a guided step takes. `defaults`: inputs used when the client leaves them out. `video`: whether what it
+    makes has frames.
     """
 
     name: str
@@ -113,6 +114,7 @@ class ModelFacts:
     token_width: int
     frame_factor: int
     defaults: Mapping[str, Input]
+    video: bool = False
 
     @property
     def supports_cfg(self) -> bool:

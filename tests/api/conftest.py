@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx
 import pytest
@@ -42,21 +43,29 @@ class Running:
         return self.arrived.get(timeout=WAIT_S)
 
 
-def serve(time_scale: float, max_queue: int | None = None) -> Iterator[Running]:
+def serve(
+    time_scale: float,
+    max_queue: int | None = None,
+    keys: Sequence[str] = (),
+    videos: Path | None = None,
+    cost: str = "qwen-h20",
+) -> Iterator[Running]:
     """Two emulated workers."""
-    cost = load_cost_model(find_cost("qwen-h20"))
-    config = LiveConfig(load_policy("slo"), cost, "emulated", workers=2, time_scale=time_scale)
-    yield from serve_config(config, max_queue)
+    table = load_cost_model(find_cost(cost))
+    config = LiveConfig(load_policy("slo"), table, "emulated", workers=2, time_scale=time_scale)
+    yield from serve_config(config, max_queue, keys, videos)
 
 
-def serve_config(config: LiveConfig, max_queue: int | None = None) -> Iterator[Running]:
+def serve_config(
+    config: LiveConfig, max_queue: int | None = None, keys: Sequence[str] = (), videos: Path | None = None
+) -> Iterator[Running]:
     with start_live(config) as system:
         running = Running(system)
         service = LiveService(system, config.model, max_queue)
         loop = threading.Thread(target=system.run, args=([running, *service.observers],), name="loop")
         loop.start()
         try:
-            with HttpServer(service, "127.0.0.1", 0) as server:
+            with HttpServer(service, "127.0.0.1", 0, keys, videos=videos) as server:
                 running.url = server.url
                 yield running
         finally:

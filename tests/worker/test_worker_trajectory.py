@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 
-import numpy as np
+import av
 import pytest
 import torch
 from diffusers import FluxPipeline
@@ -16,7 +16,7 @@ from gfdit.errors import InputError, ModelError, StateError
 from gfdit.worker.codec import to_bytes
 from gfdit.worker.doctor import examine
 from gfdit.worker.executor import Executor
-from gfdit.worker.images import encode_png
+from gfdit.worker.outputs import FPS, encode_output
 from gfdit.worker.snapshot import Snapshot
 from gfdit.worker.tasks import Task, join_state
 from gfdit.worker.trajectory import Replica
@@ -70,7 +70,7 @@ def test_guided_flux_is_flux_with_true_cfg(scale: float) -> None:
         replica.step(trajectory)
     replica.decode(trajectory)
     assert torch.equal(trajectory.state.values["images"], expected)
-    assert encode_png(trajectory.state.values) == encode_png({"images": expected})
+    assert encode_output(trajectory.state.values) == encode_output({"images": expected})
 
 
 def test_hot_state_is_what_steps_change() -> None:
@@ -189,14 +189,24 @@ def test_finalize_from_a_checkpoint_decodes_first() -> None:
         assert (image.format, image.size) == ("PNG", (48, 32))
 
 
-def test_videos_become_animated_pictures() -> None:
-    frames = torch.linspace(0, 1, 3)[None, :, None, None, None].expand(1, 3, 3, 8, 16)
-    with Image.open(io.BytesIO(encode_png({"videos": frames}))) as image:
-        assert (image.n_frames, image.size) == (3, (16, 8))
-        image.seek(1)
-        assert np.asarray(image.convert("RGB")).tolist() == np.full((8, 16, 3), 128).tolist()
+def test_videos_become_mp4_files() -> None:
+    """H.264 and its colour planes lose little of flat grey."""
+    grey = torch.tensor([0.2, 0.5, 0.8])
+    content = encode_output({"videos": grey[None, :, None, None, None].expand(1, 3, 3, 16, 33), FPS: 8})
+    with av.open(io.BytesIO(content)) as file:
+        (stream,) = file.streams
+        assert (stream.codec_context.name, stream.average_rate) == ("h264", 8)
+        frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(stream)]
+    assert [frame.shape for frame in frames] == [(16, 32, 3)] * 3
+    assert [round(float(frame.mean()) / 255, 1) for frame in frames] == [0.2, 0.5, 0.8]
+
+
+def test_one_frame_is_a_picture() -> None:
+    content = encode_output({"videos": torch.zeros(1, 1, 3, 8, 16)})
+    with Image.open(io.BytesIO(content)) as image:
+        assert (image.format, image.size) == ("PNG", (16, 8))
 
 
 def test_what_was_not_decoded_is_not_written() -> None:
     with pytest.raises(ModelError, match="neither images nor videos"):
-        encode_png({"latents": torch.zeros(1)})
+        encode_output({"latents": torch.zeros(1)})

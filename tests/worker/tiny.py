@@ -8,36 +8,24 @@ import torch
 from diffusers import (
     AutoencoderKL,
     AutoencoderKLQwenImage,
-    AutoencoderKLWan,
     AutoencoderTiny,
     FlowMatchEulerDiscreteScheduler,
     FluxTransformer2DModel,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
-    UniPCMultistepScheduler,
-    WanTransformer3DModel,
 )
+from diffusers.image_processor import VaeImageProcessor
 from diffusers.modular_pipelines.modular_pipeline import ModularPipeline
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2Tokenizer,
-    T5Config,
-    T5EncoderModel,
-    UMT5Config,
-    UMT5EncoderModel,
-)
+from transformers import CLIPTextModelWithProjection, Qwen3ForCausalLM, Qwen3Model
 
 from gfdit.models.shapes.tokenizers import build_clip_tokenizer, build_t5_tokenizer
 from gfdit.worker.guided_flux import GuidedFluxBlocks
 from gfdit.worker.loading import Loaded, quiet
 from gfdit.worker.tasks import Limits
+from tests.worker.tiny_parts import WIDTH, chars, clip, qwen3, qwen25, t5
+from tests.worker.tiny_video import VIDEO_FAMILIES
 
 PROMPT = "a red circle on a blue background"
-WIDTH = 32
 
 
 def build(family: str) -> Loaded:
@@ -50,29 +38,6 @@ def build(family: str) -> Loaded:
             component.requires_grad_(False).eval()
     defaults = {"num_inference_steps": 4, "max_sequence_length": 16}
     return Loaded(f"tiny-{family}", pipe, defaults, Limits())
-
-
-def _clip(kind: type = CLIPTextModel) -> torch.nn.Module:
-    tokenizer = build_clip_tokenizer()
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        projection_dim=WIDTH,
-        intermediate_size=WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=tokenizer.model_max_length,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return kind(config)
-
-
-def _t5(kind: type = T5EncoderModel, config: type = T5Config, width: int = WIDTH) -> torch.nn.Module:
-    return kind(
-        config(vocab_size=len(build_t5_tokenizer()), d_model=width, d_kv=8, d_ff=WIDTH, num_layers=1, num_heads=2)
-    )
 
 
 def _flux() -> ModularPipeline:
@@ -97,9 +62,9 @@ def _flux() -> ModularPipeline:
             latent_channels=4,
             shift_factor=0.0,
         ),
-        text_encoder=_clip(),
+        text_encoder=clip(),
         tokenizer=build_clip_tokenizer(),
-        text_encoder_2=_t5(),
+        text_encoder_2=t5(),
         tokenizer_2=build_t5_tokenizer(),
     )
     return pipe
@@ -108,23 +73,6 @@ def _flux() -> ModularPipeline:
 def _qwen() -> ModularPipeline:
     from diffusers import QwenImageAutoBlocks
 
-    letters = [chr(code) for code in range(33, 127)] + ["Ġ", "Ċ"]
-    vocab = {piece: index for index, piece in enumerate(letters)}
-    specials = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-    vocab |= {piece: len(vocab) + index for index, piece in enumerate(specials)}
-    text = {
-        "hidden_size": WIDTH,
-        "intermediate_size": WIDTH,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "rope_scaling": {"type": "default", "mrope_section": [2, 3, 3]},
-        "vocab_size": len(vocab),
-        "bos_token_id": vocab["<|im_start|>"],
-        "eos_token_id": vocab["<|im_end|>"],
-        "pad_token_id": vocab["<|endoftext|>"],
-    }
-    vision = {"depth": 1, "hidden_size": WIDTH, "intermediate_size": WIDTH, "num_heads": 2, "out_hidden_size": WIDTH}
     pipe = QwenImageAutoBlocks().init_pipeline()
     pipe.update_components(
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
@@ -146,8 +94,8 @@ def _qwen() -> ModularPipeline:
             latents_mean=[0.0] * 4,
             latents_std=[1.0] * 4,
         ),
-        text_encoder=Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision)),
-        tokenizer=Qwen2Tokenizer(vocab=vocab, merges=[]),
+        text_encoder=qwen25(),
+        tokenizer=chars(),
     )
     return pipe
 
@@ -186,47 +134,86 @@ def _sd3() -> ModularPipeline:
             use_quant_conv=False,
             use_post_quant_conv=False,
         ),
-        text_encoder=_clip(CLIPTextModelWithProjection),
+        text_encoder=clip(CLIPTextModelWithProjection),
         tokenizer=build_clip_tokenizer(),
-        text_encoder_2=_clip(CLIPTextModelWithProjection),
+        text_encoder_2=clip(CLIPTextModelWithProjection),
         tokenizer_2=build_clip_tokenizer(),
-        text_encoder_3=_t5(width=2 * WIDTH),
+        text_encoder_3=t5(width=2 * WIDTH),
         tokenizer_3=build_t5_tokenizer(),
     )
     return pipe
 
 
-def _wan() -> ModularPipeline:
-    from diffusers import WanBlocks
+def _flux2() -> ModularPipeline:
+    from diffusers import AutoencoderKLFlux2, Flux2KleinBaseAutoBlocks, Flux2Transformer2DModel
 
-    pipe = WanBlocks().init_pipeline()
+    pipe = Flux2KleinBaseAutoBlocks().init_pipeline()
     pipe.update_components(
-        scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
-        transformer=WanTransformer3DModel(
-            patch_size=(1, 2, 2),
-            num_attention_heads=2,
-            attention_head_dim=12,
-            in_channels=4,
-            out_channels=4,
-            text_dim=WIDTH,
-            freq_dim=16,
-            ffn_dim=32,
-            num_layers=2,
-            rope_max_seq_len=32,
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        transformer=Flux2Transformer2DModel(
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=8,
+            num_attention_heads=4,
+            joint_attention_dim=48,
+            timestep_guidance_channels=16,
+            axes_dims_rope=(2, 2, 2, 2),
+            guidance_embeds=False,
         ),
-        vae=AutoencoderKLWan(
-            base_dim=4,
-            z_dim=4,
-            dim_mult=[1, 1, 1, 1],
-            num_res_blocks=1,
-            temperal_downsample=[False, True, True],
-            latents_mean=[0.0] * 4,
-            latents_std=[1.0] * 4,
+        vae=AutoencoderKLFlux2(
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            block_out_channels=(8, 8),
+            layers_per_block=1,
+            latent_channels=4,
+            norm_num_groups=4,
         ),
-        text_encoder=_t5(UMT5EncoderModel, UMT5Config),
-        tokenizer=build_t5_tokenizer(),
+        text_encoder=qwen3(Qwen3ForCausalLM, layers=27, width=16),  # layers 9, 18 and 27 are what the model reads
+        tokenizer=chars(),
     )
     return pipe
 
 
-FAMILIES: dict[str, Callable[[], ModularPipeline]] = {"flux": _flux, "qwen": _qwen, "sd3": _sd3, "wan": _wan}
+def _z_image() -> ModularPipeline:
+    from diffusers import ZImageAutoBlocks, ZImageTransformer2DModel
+
+    pipe = ZImageAutoBlocks().init_pipeline()
+    pipe.update_components(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        transformer=ZImageTransformer2DModel(
+            in_channels=4,
+            dim=32,
+            n_layers=2,
+            n_refiner_layers=2,
+            n_heads=4,
+            n_kv_heads=4,
+            cap_feat_dim=WIDTH,
+            axes_dims=[4, 2, 2],
+            axes_lens=[128, 64, 64],
+        ),
+        vae=AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            block_out_channels=(8, 8),
+            layers_per_block=1,
+            latent_channels=4,
+            norm_num_groups=4,
+            shift_factor=0.1,
+            scaling_factor=1.5,
+        ),
+        image_processor=VaeImageProcessor(vae_scale_factor=4),  # a token's pixels, 16 in the real one
+        text_encoder=qwen3(Qwen3Model, layers=2),
+        tokenizer=chars(),
+    )
+    return pipe
+
+
+FAMILIES: dict[str, Callable[[], ModularPipeline]] = {
+    "flux": _flux,
+    "flux2": _flux2,
+    "qwen": _qwen,
+    "sd3": _sd3,
+    "z-image": _z_image,
+    **VIDEO_FAMILIES,
+}

@@ -1,0 +1,39 @@
+"""`gfdit doctor` tries the machine and a model for real."""
+
+from __future__ import annotations
+
+import json
+import resource
+from pathlib import Path
+
+import pytest
+
+from gfdit.cli.app import main
+from gfdit.worker.machine import machine_checks
+
+
+def test_this_machine_can_serve() -> None:
+    assert [check for check in machine_checks() if not check.passed] == []
+
+
+def test_too_few_open_files_are_named_with_the_fix() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+    try:
+        (found,) = [check for check in machine_checks() if not check.passed]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert found.name == "open files" and "ulimit -n" in found.detail
+
+
+@pytest.mark.slow
+def test_the_embedded_model_conforms(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["passed"] and set(found["checks"]) == {"machine", "model shapes"}
+    assert {"stepwise", "interleaved"} <= {check["name"] for check in found["checks"]["model shapes"]}
+
+
+def test_a_folder_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--model", str(tmp_path / "none")]) == 2
+    assert "no model folder" in capsys.readouterr().err
