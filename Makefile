@@ -7,7 +7,7 @@ endif
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help run test lint wheel docs profile clean
+.PHONY: help run test lint wheel docs profile fuzz clean
 
 help:
 	@echo 'make run      serve examples/mixed.jsonl under policies/slo.pol; pictures and report in out/'
@@ -16,6 +16,7 @@ help:
 	@echo 'make wheel    a wheel in dist/'
 	@echo 'make docs     the reference pages that are made from code'
 	@echo 'make profile  measure the embedded model on this machine'
+	@echo 'make fuzz     100,000 generated programs and as many random texts through the policy language'
 
 # torch first and alone: it is the one big download, and a change elsewhere must not repeat it.
 $(READY): pyproject.toml constraints.txt
@@ -42,9 +43,13 @@ wheel: $(READY)
 docs: $(READY)
 	$(BIN)/python tests/support/cli_reference.py
 	$(BIN)/python -m gfdit.policy.reference > docs/reference/policy-language.md
+	$(BIN)/python -m gfdit.editor.textmate > grammar/vscode/syntaxes/gfdit-policy.tmLanguage.json
 
 profile: $(READY)
 	$(BIN)/gfdit profile
+
+fuzz: $(READY)
+	$(BIN)/python -m tests.support.fuzz --programs 100000 --strings 100000 --mutants 10000
 
 clean:
 	rm -rf .venv build dist out

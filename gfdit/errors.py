@@ -15,6 +15,7 @@ GfditError
 ├── TaskAborted           a task was stopped on request; the step before it is intact
 ├── FleetError            the workers cannot start, or none is left
 ├── QueueFull             too many requests wait; says when to try again
+├── StorageFull           a request cannot be written down, so it is not accepted
 └── ShuttingDown          a request came after the system stopped taking any
 """
 
@@ -91,6 +92,10 @@ class QueueFull(GfditError):
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class StorageFull(GfditError):
+    """What must outlive the controller cannot be written to disk: it is full, or fails."""
 
 
 class ShuttingDown(GfditError):

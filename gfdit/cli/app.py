@@ -11,6 +11,7 @@ command that runs is imported, and it imports what is heavy (torch, numpy, zmq, 
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 import traceback
 from importlib import import_module
@@ -26,9 +27,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 COMMANDS = (
-    *("run", "submit", "status", "top", "sim", "bound", "workload", "compare", "replay", "trace", "profile"),
-    *("check", "fmt", "lint", "test", "convert", "explain", "cost", "diff", "policies", "version"),
+    *("run", "submit", "status", "top", "policy", "doctor"),
+    *("sim", "bound", "workload", "compare", "tune", "replay", "trace", "fidelity", "profile", "bench"),
+    *("check", "fmt", "lint", "test", "prove", "convert", "explain", "cost", "diff", "policies"),
+    *("lsp", "completion", "version"),
 )
+ASKED = "_GFDIT_COMPLETE"  # set by a shell that asks for completions
 EXIT_FOUND, EXIT_USAGE, EXIT_INTERNAL, EXIT_INTERRUPTED = 1, 2, 70, 130
 
 
@@ -48,7 +52,18 @@ class LazyGroup(TyperGroup):
                 function, found = found, typer.Typer(add_completion=False, rich_markup_mode=None)
                 found.command(cmd_name)(function)
             self.commands[cmd_name] = typer.main.get_command(found)
+            if ASKED in os.environ:
+                _completed(self.commands[cmd_name])
         return self.commands[cmd_name]
+
+
+def _completed(command: object) -> None:
+    """Makes a command, and every member of a family, complete what it takes."""
+    from gfdit.cli.completing import attach
+
+    for member in getattr(command, "commands", {}).values():
+        _completed(member)
+    attach(getattr(command, "params", ()))
 
 
 app = typer.Typer(
@@ -78,6 +93,10 @@ def gfdit(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (`sys.argv` by default) and return its exit code."""
+    if ASKED in os.environ:
+        from gfdit.cli.completing import prepare
+
+        prepare()
     try:
         app(args=None if arguments is None else list(arguments), prog_name="gfdit")
     except SystemExit as end:

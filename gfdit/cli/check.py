@@ -2,62 +2,82 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gfdit.cli.findings import known_format, show
 from gfdit.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from gfdit.lang.check import Checked
-
-FORMATS = ("pretty", "short", "json", "github")
+    from gfdit.policy.cluster import Cluster
 
 
 def check(
     files: Annotated[
         list[str], typer.Argument(metavar="POLICY...", help="Files, folders, shipped names, or - for stdin.")
     ],
-    format_: Annotated[str, typer.Option("--format", help="pretty, short, json or github.")] = "pretty",
+    format_: Annotated[str, typer.Option("--format", help="pretty, short, json, github or junit.")] = "pretty",
     gpus: Annotated[int | None, typer.Option("--gpus", min=1, help="Check against a cluster of this size.")] = None,
+    cluster: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Check against this cluster: size, memory, models, worst tick.")
+    ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="PARAM=VALUE", help="Override a param.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 on warnings too.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """Check policies: syntax, names, types, units, ranges, and what was probably not meant."""
-    from gfdit.lang.render import render, summary
+    from gfdit.lang.render import summary
 
-    if format_ not in FORMATS:
-        raise UsageError(f"unknown format `{format_}`", hint=f"formats are {', '.join(FORMATS)}")
+    style = known_format("json" if json_ else format_)
     params = parse_settings(set_ or [])
-    results = [(name, check_text(name, text, params, gpus)) for name, text in read_policies(files)]
+    against = read_cluster(cluster, gpus)
+    results = [(name, check_text(name, text, params, gpus, against)) for name, text in read_policies(files)]
     found = [item for _, result in results for item in result.diagnostics]
-    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    output = render(found, style=format_, color=color)
-    if output:
-        typer.echo(output)
-    if format_ == "pretty":
+    show([(name, result.diagnostics) for name, result in results], style)
+    if style == "pretty":
         count = f"{len(results)} policies" if len(results) > 1 else results[0][0]
-        typer.echo(f"{os.linesep if found else ''}{count}: {summary(found) or 'ok'}")
+        gap = "\n" if found else ""
+        typer.echo(f"{gap}{count}: {summary(found) or 'ok'}")
     failed = any(not result.ok for _, result in results)
     warned = any(item.severity.value == "warning" for item in found)
     if failed or (strict and warned):
         raise typer.Exit(1)
 
 
-def check_text(name: str, text: str, params: dict[str, str], gpus: int | None = None) -> Checked:
+def read_cluster(path: Path | None, gpus: int | None) -> Cluster | None:
+    """The cluster file of `--cluster`, which has a size of its own."""
+    if path is None:
+        return None
+    if gpus is not None:
+        raise UsageError("`--gpus` and `--cluster` exclude each other", hint="the cluster file says how many GPUs")
+    from gfdit.policy.cluster import load_cluster
+
+    found = load_cluster(path)
+    if found.cost is None:
+        return found
+    from gfdit.cli.shipped import find_cost
+    from gfdit.runtime.costfile import load_cost_model
+
+    beside = path.parent / found.cost
+    return found.knowing(load_cost_model(beside if beside.is_file() else find_cost(found.cost)))
+
+
+def check_text(
+    name: str, text: str, params: dict[str, str], gpus: int | None = None, cluster: Cluster | None = None
+) -> Checked:
     """Checks one policy against the vocabulary; its neighbours and the shipped policies may be fallbacks."""
-    from gfdit.lang.check import check as check_source
     from gfdit.lang.source import Source
+    from gfdit.policy.checking import check_policy
     from gfdit.policy.extending import expanded
     from gfdit.policy.library import fallback_names
-    from gfdit.policy.vocabulary import schema
 
     policies = fallback_names(Path(name))
     text = expanded(text, Path(name).resolve().parent)
-    return check_source(Source(text, name), schema(), params, gpus=gpus, policies=policies)
+    return check_policy(Source(text, name), params, gpus=gpus, cluster=cluster, policies=policies)
 
 
 def read_policies(files: list[str]) -> list[tuple[str, str]]:
@@ -83,9 +103,9 @@ def _named(name: str) -> tuple[str, str]:
 
     path = find_policy(name)
     if path.suffix == ".py":  # the text that its trace says; the import costs what the language alone does not
-        from gfdit.policy.store import read_text as traced_text
+        from gfdit.policy.store import read_policy, traced_name
 
-        return name, traced_text(name)[0]
+        return traced_name(name), read_policy(name).text
     return (name if path == Path(name) else path.name), read_text(path)
 
 

@@ -19,12 +19,12 @@ def convert(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object with the text.")] = False,
 ) -> None:
-    """Convert a policy between its text and its Python form; both give an equal program. Comments are left behind."""
+    """Convert a policy between its text and its Python form; both give an equal program. Comments reach Python only."""
     import json
 
     from gfdit.policy.converting import to_python
     from gfdit.policy.library import find_policy
-    from gfdit.policy.store import checked_program, read_text
+    from gfdit.policy.store import checked_program, read_policy, read_text
 
     given = "python" if find_policy(policy).suffix == ".py" else "pol"
     wanted = to or next(form for form in FORMS if form != given)
@@ -32,12 +32,13 @@ def convert(
         raise UsageError(f"no form `{wanted}`", hint=f"forms are {', '.join(FORMS)}")
     if out is not None and out.exists() and not force:
         raise UsageError(f"`{out}` exists", hint="choose another --out, or add --force")
-    text, shown, _ = read_text(policy)
+    text, shown, folder = read_text(policy)
     program = checked_program(text, shown)
-    converted = to_python(text, shown) if wanted == "python" else text
+    own = read_policy(policy).own  # what it extends stays where it is
+    converted = to_python(own, shown) if wanted == "python" else own
     if out is not None:
         _write(out, converted)
-        if wanted == "python" and checked_program(read_text(str(out))[0], str(out)) != program:
+        if wanted == "python" and checked_program(_traced(out, folder), str(out)) != program:
             raise PolicyError(f"`{out}` is not the same program as `{shown}`", hint="please report this policy: a bug")
     if json_:
         print(json.dumps({"policy": program.name, "form": wanted, "text": converted, "out": out and str(out)}))
@@ -45,6 +46,14 @@ def convert(
         print(converted, end="")
     else:
         print(f"wrote {out}")
+
+
+def _traced(path: Path, folder: Path | None) -> str:
+    """The whole text of the Python form in `path`; what it extends lies in the folder that it was made from."""
+    from gfdit.policy.extending import expanded
+    from gfdit.policy.store import read_policy
+
+    return expanded(read_policy(str(path)).own, folder)
 
 
 def _write(path: Path, text: str) -> None:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gfdit.cli.check import parse_settings
-from gfdit.errors import UsageError
+from gfdit.errors import PolicyError, UsageError
 
 if TYPE_CHECKING:
     from gfdit.policy.costing import Bound, Constants, Part
 
 UNITS = ("call_s", "element_s", "object_s", "step_s")
+DEFAULT_GPUS = 64
 DEAREST = 3
 TEXT_MOST = 56
 
 
 def cost(
     policy: Annotated[str | None, typer.Argument(help="A .pol or .py file, or a shipped policy's name.")] = None,
-    requests: Annotated[int, typer.Option("--requests", min=1, help="Live requests on the worst tick.")] = 1000,
-    gpus: Annotated[int, typer.Option("--gpus", min=1, max=65536, help="Ranks of the cluster.")] = 64,
+    requests: Annotated[
+        int | None, typer.Option("--requests", min=1, help="Live requests on the worst tick (1000).")
+    ] = None,
+    gpus: Annotated[int | None, typer.Option("--gpus", min=1, max=65536, help="Ranks of the cluster (64).")] = None,
+    cluster: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Take requests, ranks and constants from a cluster file.")
+    ] = None,
     budget: Annotated[
         str | None, typer.Option(metavar="TIME", help="Exit 1 above this; by default the policy's own tick limit.")
     ] = None,
@@ -36,8 +43,9 @@ def cost(
     from dataclasses import asdict
 
     from gfdit.cli.explain import parse_time
-    from gfdit.policy.costing import CALIBRATED, bound
-    from gfdit.policy.costing import calibrate as measure
+    from gfdit.policy.calibrating import calibrate as measure
+    from gfdit.policy.cluster import Cluster, load_cluster
+    from gfdit.policy.costing import bound
     from gfdit.policy.store import load_policy
 
     if calibrate:
@@ -45,9 +53,16 @@ def cost(
         return
     if policy is None:
         raise UsageError("`gfdit cost` needs a policy", hint="or --calibrate, to measure this machine")
-    program = load_policy(policy, parse_settings(set_ or [])).program
-    known = CALIBRATED if constants is None else _read(constants)
-    found = bound(program, requests, gpus, known)
+    loaded = load_policy(policy, parse_settings(set_ or []))
+    if loaded.native:
+        raise PolicyError(
+            f"policy `{loaded.name}` plans in Python: nothing bounds its cost",
+            hint="the `tick >` limit of its `fallback` clause holds while it runs",
+        )
+    program = loaded.program
+    size = Cluster((DEFAULT_GPUS,)) if cluster is None else load_cluster(cluster)
+    known = size.constants if constants is None else _read(constants)
+    found = bound(program, requests or size.requests, gpus or size.gpus, known)
     limit = found.budget_s if budget is None else parse_time(budget) / 1e9
     if json_:
         print(json.dumps(_as_json(program.name, found, limit)))
@@ -60,7 +75,6 @@ def cost(
 def _read(path: str) -> Constants:
     """What `--calibrate` printed."""
     import json
-    from pathlib import Path
 
     from gfdit.errors import InputError
     from gfdit.policy.costing import Constants

@@ -11,6 +11,8 @@ import typer
 from gfdit.errors import UsageError
 
 if TYPE_CHECKING:
+    from gfdit.core.events import PolicySwapped
+    from gfdit.core.proposal import Policy
     from gfdit.policy.differ import Answer, Comparison
     from gfdit.runtime.summary import Ended, Summary
 
@@ -69,14 +71,17 @@ def _on_journal(path: Path, comparison: Comparison) -> float:
     """Replay with the journal's own policy; both are asked on every tick of it. Returns when it began (s)."""
     from gfdit.policy.differ import Watched
     from gfdit.runtime.journal import JournalReader
-    from gfdit.runtime.recipe import recipe_from_json
+    from gfdit.runtime.recipe import recipe_from_json, swapped_in
     from gfdit.runtime.records import TickRecord
     from gfdit.units import to_s
+
+    def load(event: PolicySwapped, earlier: Policy) -> Watched:
+        return Watched(swapped_in(event, earlier.driver if isinstance(earlier, Watched) else earlier), comparison)
 
     reader = JournalReader(path)
     began: int | None = None
     try:
-        scheduler = recipe_from_json(reader.meta).scheduler()
+        scheduler = recipe_from_json(reader.meta).scheduler(load)
         scheduler.policy = Watched(scheduler.policy, comparison)
         for record in reader.records():
             if isinstance(record, TickRecord):
@@ -94,7 +99,6 @@ def _on_workload(name: str, comparison: Comparison, cost: str | None, gpus: int,
 
     from gfdit.cli.shipped import find_cost, find_workload
     from gfdit.policy.differ import Driven
-    from gfdit.policy.planner import CompiledPolicy
     from gfdit.runtime.costfile import load_cost_model
     from gfdit.runtime.geometry import tokens_of
     from gfdit.runtime.workload import load_workload
@@ -113,7 +117,7 @@ def _on_workload(name: str, comparison: Comparison, cost: str | None, gpus: int,
         noise=noise,
     )
     of_a = simulate(config).summary
-    fresh = CompiledPolicy(comparison.b.program, comparison.b.fallback)
+    fresh = comparison.b.afresh()
     return Outcomes(of_a, simulate(replace(config, policy=fresh)).summary)
 
 

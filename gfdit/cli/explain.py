@@ -63,14 +63,14 @@ def explain(
         )
 
 
-def parse_time(text: str) -> int:
+def parse_time(text: str, option: str = "--at") -> int:
     """`12.5`, `12.5s`, `850ms` or `2min` in nanoseconds; UsageError otherwise."""
     from gfdit.lang.types import UNITS
     from gfdit.units import to_ns
 
     found = _TIME.fullmatch(text.strip())
     if found is None:
-        raise UsageError(f"`--at {text}` is not a time", hint="such as 12.5s, 850ms or 2min after the first tick")
+        raise UsageError(f"`{option} {text}` is not a time", hint="such as 12.5s, 850ms or 2min")
     return to_ns(float(found[1]) * UNITS[found[2] or "s"][0])
 
 

@@ -10,7 +10,9 @@ import typer
 
 from gfdit.cli.check import read_text
 from gfdit.errors import PolicyError, UsageError
-from gfdit.policy.library import policies_in
+from gfdit.policy.library import SUFFIX, TESTS_SUFFIX
+
+_HEADER = "policy tests version 1\n"
 
 
 def fmt(
@@ -19,14 +21,12 @@ def fmt(
     diff: Annotated[bool, typer.Option("--diff", help="Change nothing; print what would change.")] = False,
 ) -> None:
     """Format policies in place."""
-    from gfdit.lang.format import format_source
-
     failed = False
     for path in _paths(files):
         name = "<stdin>" if path is None else str(path)
         text = sys.stdin.read() if path is None else read_text(path)
         try:
-            formatted = format_source(text, name)
+            formatted = _formatted(text, name)
         except PolicyError as error:
             typer.echo(error.message, err=True)
             failed = True
@@ -37,6 +37,28 @@ def fmt(
             failed |= _changed(path, name, text, formatted, check, diff)
     if failed:
         raise typer.Exit(1)
+
+
+def _formatted(text: str, name: str) -> str:
+    """The text in its canonical layout; a file of tests has no header of its own."""
+    from dataclasses import replace
+
+    from gfdit.lang.format import format_source, format_tree
+    from gfdit.lang.parser import parse
+    from gfdit.lang.render import render
+    from gfdit.lang.source import Source, Span
+
+    if not name.endswith(TESTS_SUFFIX):
+        return format_source(text, name)
+    whole, own = Source(_HEADER + text, name), Source(text, name)
+    parsed = parse(whole)
+    if parsed.complete:
+        return format_tree(parsed.tree, whole, parsed.comments).removeprefix(_HEADER).lstrip("\n")
+    moved = [
+        replace(item, source=own, span=Span(*(max(at - len(_HEADER), 0) for at in (item.span.start, item.span.end))))
+        for item in parsed.diagnostics
+    ]
+    raise PolicyError(render(moved, style="short"), hint="only tests that parse can be formatted")
 
 
 def _changed(path: Path | None, name: str, text: str, formatted: str, check: bool, diff: bool) -> bool:
@@ -62,7 +84,7 @@ def _paths(files: list[str]) -> list[Path | None]:
         if name == "-":
             paths.append(None)
         elif path.is_dir():
-            paths += policies_in(path)
+            paths += sorted(path.glob(f"*{SUFFIX}"))
         elif path.is_file():
             paths.append(path)
         else:

@@ -160,11 +160,13 @@ class _Pen:
     def identity(self) -> Text:
         header, timeline = self.header, self.timeline
         policy = timeline.policy or header.policy
+        appointed, _, which = timeline.swapped_to.partition("@")
+        which = f"@{which}" if which else f" {header.policy_sha[:8]}"
         device = f" on {header.device}" if header.device and self.wide else ""
         alive = len(timeline.alive)
         return Text.assemble(
             (" gfdit ", "bold reverse"), " ", (header.model, "bold"), device, self.gap, "policy ", (policy, "bold"),
-            (f" {header.policy_sha[:8]}" if policy == header.policy else " (fallback)", "dim"), self.gap, "workers ",
+            (which if policy == (appointed or header.policy) else " (fallback)", "dim"), self.gap, "workers ",
             (f"{alive}/{header.ranks}", "bold" if alive >= header.ranks else "bold red"), self.gap,
             "up ", _duration(0 if timeline.began is None else self.now - timeline.began),
         )  # fmt: skip

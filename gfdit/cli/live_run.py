@@ -9,26 +9,33 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from types import FrameType, TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console as Terminal
 from rich.status import Status
 
 from gfdit import __version__
+from gfdit.api.policies import Control
 from gfdit.api.server import HttpServer
 from gfdit.cli.console import WINDOW_S, ConsoleHeader, RunConsole, make_console
 from gfdit.cli.prepare import Prepared, prepare
 from gfdit.cli.results import Figures, Pictures, write_summary
 from gfdit.cli.service import LiveService
 from gfdit.cli.summary_table import summary_table
-from gfdit.config import Environment, RunConfig
+from gfdit.config import LOOPBACK, Environment, RunConfig, read_keys
 from gfdit.core.events import Event
 from gfdit.core.scheduler import Decision
 from gfdit.live.system import LiveSystem, start_live
+from gfdit.policy.bundle import public_key
 from gfdit.report import report_of_journal
+from gfdit.runtime.ejections import EjectionFiles
 from gfdit.runtime.journal import Journal
 from gfdit.runtime.ports import Observer
 from gfdit.runtime.recipe import recipe_of
 from gfdit.runtime.summary import Summary
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 EXAMPLE = 'gfdit submit "a red circle on a blue background" --size 128x128 -o a.png'
@@ -90,8 +97,25 @@ class TimedObserver:
         self.tell(time.perf_counter() - begin)
 
 
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What clients, operators and policies are known by. `api`, `admin`: empty where nothing is asked for."""
+
+    api: tuple[str, ...]
+    admin: tuple[str, ...]
+    policy: Ed25519PublicKey | None
+
+    @classmethod
+    def read(cls, config: RunConfig) -> Keys:
+        """Raises UsageError."""
+        files = config.api_key_file, config.admin_token_file
+        api, admin = (() if file is None else read_keys(file) for file in files)
+        return cls(api, admin, None if config.policy_key is None else public_key(config.policy_key))
+
+
 def execute(config: RunConfig, look: Look) -> int:
     """Run it; returns the exit code. Raises GfditError for what cannot be started."""
+    keys = Keys.read(config)
     prepared = prepare(config, Environment.read())
     config.out.mkdir(parents=True, exist_ok=True)
     terminal = Terminal(stderr=look.json, highlight=False)
@@ -99,7 +123,7 @@ def execute(config: RunConfig, look: Look) -> int:
         journal = Journal(config.out / "journal.sqlite", _header(prepared, config, system), system.scheduler)
         summary, pictures = Summary(system.workers), Pictures(config.out)
         try:
-            interrupted = _serve(config, look, prepared, system, pictures, journal, summary)
+            interrupted = _serve(config, keys, look, prepared, system, pictures, journal, summary)
         finally:
             journal.close()
     figures = _figures(prepared, config, summary)
@@ -129,6 +153,7 @@ def _starting(prepared: Prepared, terminal: Terminal) -> LiveSystem:
 
 def _serve(
     config: RunConfig,
+    keys: Keys,
     look: Look,
     prepared: Prepared,
     system: LiveSystem,
@@ -138,12 +163,19 @@ def _serve(
 ) -> bool:
     """The loop, until the workload is served or the system has drained; returns whether it was interrupted."""
     observers: list[Observer] = [journal, summary]
+    afterwards: tuple[Observer, ...] = ()
     with ExitStack() as stack:
         hint = "Ctrl-C drains and stops"
         if not prepared.requests:
             service = LiveService(system, prepared.live.model, config.max_queue)
             observers = [TimedObserver(journal, service.journal_committed), summary, *service.observers]
-            server = stack.enter_context(HttpServer(service, config.host, config.port))
+            rollout = system.rollout(prepared.params, config.out / "policies", keys.policy)
+            control = Control(rollout, keys.admin)
+            afterwards = (rollout,)
+            videos = config.out / "videos"
+            server = stack.enter_context(HttpServer(service, config.host, config.port, keys.api, control, videos))
+            if not keys.api and config.host not in LOOPBACK:
+                print(f"warning: others can reach {config.host}; see `--api-key-file`", file=sys.stderr)
             hint = f"serving on {server.url}; try: {_example(server.url, config)}"
         console = stack.enter_context(_console(config, look, prepared, system, hint))
         interrupts = stack.enter_context(Interrupts(system, console.say))
@@ -151,7 +183,8 @@ def _serve(
             for ticket in system.feed(prepared.requests):
                 ticket.on_end(pictures.take)
             system.close_intake()
-        system.run((*observers, console))
+        ejections = EjectionFiles(config.out / "ejections", console.say)
+        system.run((*observers, ejections, console), afterwards)
     return interrupts.count > 0
 
 
@@ -190,7 +223,7 @@ def _header(prepared: Prepared, config: RunConfig, system: LiveSystem) -> dict[s
     }
     live = prepared.live
     recipe = recipe_of(
-        prepared.policy, config.params, prepared.cost, system.workers, live.gpus_per_node, system.models, about
+        prepared.policy, prepared.params, prepared.cost, system.workers, live.gpus_per_node, system.models, about
     )
     return recipe.to_json()
 

@@ -214,7 +214,7 @@ def _fit_error(
 ) -> dict[str, object]:
     """How far the table is off at sizes that are not in it: |table - measured| / measured."""
     errors = [
-        abs(stages[key].degrees[degree].seconds(by_id[name].tokens) - seconds) / seconds
+        abs(stages[key].degrees[degree].at(by_id[name].tokens) - seconds) / seconds
         for (key, degree), rows in steps.items()
         for name, seconds in rows.items()
         if by_id[name].width in sizes.held_out

@@ -18,10 +18,10 @@ def policies(
         return
     wide = max(map(len, names()), default=0)
     for name in names():
-        print(f"{name:<{wide}}  {_headline(shipped_policy(name).read_text('utf-8'))}")
+        print(f"{name:<{wide}}  {headline(shipped_policy(name).read_text('utf-8'))}")
 
 
-def _headline(text: str) -> str:
+def headline(text: str) -> str:
     """The description in the policy's first statement: `policy NAME version N "DESCRIPTION"`."""
     head = next((line for line in text.splitlines() if line.startswith("policy ")), "")
     return head.partition('"')[2].rpartition('"')[0]

@@ -6,6 +6,7 @@ All that can be wrong in files and flags is found here, before any worker starts
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from gfdit.core.work import Request
 from gfdit.errors import UsageError
 from gfdit.live.system import LiveConfig, default_workers
 from gfdit.models import embedded_model_path
+from gfdit.policy.bundle import BUNDLE_SUFFIX, public_key, read_bundle
 from gfdit.policy.planner import CompiledPolicy
-from gfdit.policy.store import load_policy
+from gfdit.policy.store import compile_bundle, load_policy
 from gfdit.runtime.costfile import load_cost_model
 from gfdit.runtime.geometry import tokens_of
 from gfdit.runtime.workload import load_workload
@@ -28,9 +30,11 @@ EMULATED_COST = "qwen-h20"
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """`requests`: of the workload, () without one. `model`: what people call it. `cost_from`: why this table."""
+    """`params`: of the policy, as text. `requests`: of the workload, () without one. `model`: what people call it.
+    `cost_from`: why this table."""
 
     policy: CompiledPolicy
+    params: Mapping[str, str]
     cost: CostModel
     cost_from: str
     device: Device
@@ -42,7 +46,7 @@ class Prepared:
 
 def prepare(config: RunConfig, environment: Environment) -> Prepared:
     """Raises UsageError, PolicyError, CostModelError or WorkloadError."""
-    policy = load_policy(config.policy, config.params)
+    policy, params = first_policy(config)
     device = pick_device(config.device)
     folder = None if device is Device.EMULATED else model_folder(config.model)
     path, origin = cost_file(config.cost, folder, device, environment)
@@ -62,7 +66,18 @@ def prepare(config: RunConfig, environment: Environment) -> Prepared:
     )
     workers = default_workers(str(device)) if config.workers is None else config.workers
     model = ", ".join(cost.models) if folder is None else model_name(folder)
-    return Prepared(policy, cost, origin, device, workers, model, live, requests)
+    return Prepared(policy, params, cost, origin, device, workers, model, live, requests)
+
+
+def first_policy(config: RunConfig) -> tuple[CompiledPolicy, Mapping[str, str]]:
+    """The policy to start with, and its params. A bundle brings its own, which `--set` changes; where a policy key is
+    configured, it must be signed. Raises UsageError, PolicyError or BundleError."""
+    if not config.policy.endswith(BUNDLE_SUFFIX):
+        return load_policy(config.policy, config.params), config.params
+    key = None if config.policy_key is None else public_key(config.policy_key)
+    bundle = read_bundle(Path(config.policy), key)
+    params = {**bundle.params, **config.params}
+    return compile_bundle(bundle, params), params
 
 
 def pick_device(asked: Device) -> Device:

@@ -12,7 +12,9 @@ from gfdit.config import DEFAULT_HOST, DEFAULT_PORT, DEFAULT_QUEUE, Device, RunC
 
 
 def run(
-    policy: Annotated[str, typer.Option("--policy", "-p", help="A .pol or .py file, or a shipped policy's name.")],
+    policy: Annotated[
+        str, typer.Option("--policy", "-p", help="A .pol, .py or .polb file, or a shipped policy's name.")
+    ],
     workload: Annotated[
         Path | None, typer.Option(help="Serve this workload file, then stop. Without it: serve HTTP.")
     ] = None,
@@ -29,6 +31,16 @@ def run(
     max_queue: Annotated[
         int, typer.Option(help="Requests over HTTP that may wait for ranks; more are told to come back later.")
     ] = DEFAULT_QUEUE,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="API keys, one a line; HTTP clients must send one of them.")
+    ] = None,
+    admin_token_file: Annotated[
+        Path | None,
+        typer.Option(help="Tokens, one a line, for `gfdit policy` from anywhere; default: from this machine alone."),
+    ] = None,
+    policy_key: Annotated[
+        Path | None, typer.Option(help="Public key; policies that are pushed must be signed with its private half.")
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="PARAM=VALUE", help="A value for a policy param.")
     ] = None,
@@ -55,6 +67,9 @@ def run(
         host=host,
         port=port,
         max_queue=max_queue,
+        api_key_file=api_key_file,
+        admin_token_file=admin_token_file,
+        policy_key=policy_key,
     )
     from gfdit.cli.live_run import Look, execute
 

@@ -21,13 +21,17 @@ def find_workload(name: str) -> Path:
     return _find(name, "examples", ".jsonl", "workload")
 
 
+def shipped(kind: str, suffix: str) -> list[Path]:
+    """The shipped files of a kind, sorted."""
+    folder = PACKAGE / "_data" / kind
+    return sorted((folder if folder.is_dir() else PACKAGE.parent / kind).glob(f"*{suffix}"))
+
+
 def _find(name: str, kind: str, suffix: str, what: str) -> Path:
     given = Path(name)
     if given.is_file():
         return given
-    folder = PACKAGE / "_data" / kind
-    folder = folder if folder.is_dir() else PACKAGE.parent / kind
-    known = {path.name: path for path in sorted(folder.glob(f"*{suffix}"))}
+    known = {path.name: path for path in shipped(kind, suffix)}
     if given.name == name:
         for candidate in (name, name + suffix):
             if candidate in known:

@@ -45,7 +45,7 @@ def summary_lines(answer: Status) -> list[str]:
     return [
         f"model     {answer.model} on {answer.device}, up {human_s(answer.up_s)}"
         + ("" if answer.accepting else ", draining"),
-        f"policy    {policy.name} ({policy.sha[:8]}{fallback})",
+        f"policy    {policy.name}@{policy.version} ({policy.sha[:8]}{fallback})",
         f"workers   {len(workers.alive)}/{workers.expected} alive{alive}, {len(workers.busy)} busy",
         f"requests  {queue.running} running, {queue.paused} paused, {queue.waiting} waiting; "
         f"{answer.totals.arrived} arrived: {ended}",

@@ -85,6 +85,11 @@ def _lines(summary: Summary) -> list[tuple[str, str]]:
         text += f", {rate:.3g} requests/s" if isinstance(rate, int | float) else ""
         text += f", ranks busy {busy:.0%}" if isinstance(busy, int | float) else ""
         lines.append(("makespan", text))
+    faults = _mapping(summary, "faults")
+    if faults:
+        lines.append(
+            ("faults", ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in faults.items() if name != "asked"))
+        )
     bound = _mapping(summary, "bound")
     if bound:
         lines.append(

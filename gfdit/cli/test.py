@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gfdit.cli.findings import known_format
 from gfdit.errors import UsageError
 
 if TYPE_CHECKING:
     from gfdit.policy.coverage import Covered
     from gfdit.policy.suite import Suite
     from gfdit.policy.testing import Decided, Failure, TestResult
-
-FORMATS = ("pretty", "short", "json", "junit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,23 +46,24 @@ class Tested:
 
 def test(
     policies: Annotated[list[str], typer.Argument(metavar="POLICY...", help="Files, folders or shipped names.")],
-    format_: Annotated[str, typer.Option("--format", help="pretty, short, json or junit.")] = "pretty",
+    format_: Annotated[str, typer.Option("--format", help="pretty, short, json, github or junit.")] = "pretty",
     json_: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     min_coverage: Annotated[
         float, typer.Option(min=0, max=100, help="Exit 1 when fewer percent of all clauses were tried.")
     ] = 0.0,
 ) -> None:
     """Run the tests of policies: their `test` blocks, and those in NAME_test.pol beside NAME.pol."""
-    if format_ not in FORMATS:
-        raise UsageError(f"unknown format `{format_}`", hint=f"formats are {', '.join(FORMATS)}")
-    tested = [_run(name) for name in _names(policies)]
+    style = known_format("json" if json_ else format_)
+    tested = [_run(name) for name in policy_names(policies)]
     percent = _percent(tested)
-    match "json" if json_ else format_:
+    match style:
         case "json":
             _print_json(tested, percent)
         case "junit":
             print(_junit(tested))
-        case style:
+        case "github":
+            _print_github(tested, percent)
+        case _:
             _print_text(tested, style == "pretty")
             if percent < min_coverage:
                 print(f"{percent:.0f} % of all clauses were tried, expected {min_coverage:g} %")
@@ -77,7 +77,7 @@ def _percent(tested: list[Tested]) -> float:
     return 100.0 * sum(one.evaluated for one in tested) / clauses if clauses else 100.0
 
 
-def _names(policies: list[str]) -> list[str]:
+def policy_names(policies: list[str]) -> list[str]:
     """A folder stands for the policies in it."""
     from gfdit.policy.library import policies_in
 
@@ -120,6 +120,21 @@ def _print_text(tested: list[Tested], pretty: bool) -> None:
         f"{_counted(tests, 'test')} of {_counted(len(tested), 'policy', 'policies')}: {failed or 'none'} failed, "
         f"{_percent(tested):.0f} % of all clauses tried"
     )
+
+
+def _print_github(tested: list[Tested], percent: float) -> None:
+    """An annotation for each failure, and one that says how far the tests reach."""
+    from gfdit.lang.render import annotation
+
+    for one in tested:
+        for result in one.results:
+            for failure in result.failures:
+                file, line = one.suite.place(failure.line)
+                text = f"expected {failure.text}; found {_found(failure)}"
+                decided = "".join(f"\n{item.request}: {_why(item)}" for item in failure.decided)
+                print(annotation("error", file, line, result.title, text + decided))
+    failed, tests = sum(one.failed for one in tested), sum(len(one.results) for one in tested)
+    print(f"::notice title=gfdit test::{tests} tests, {failed} failed, {percent:.0f} %25 of all clauses tried")
 
 
 def _print_policy(one: Tested) -> None:

@@ -14,19 +14,10 @@ def trace(
 ) -> None:
     """Write a journal as a Chrome trace: open it in the Perfetto UI or chrome://tracing."""
     from gfdit.errors import UsageError
-    from gfdit.report.perfetto import write_trace
-    from gfdit.runtime.journal import JournalReader
-    from gfdit.runtime.recipe import recipe_from_json
-    from gfdit.runtime.timeline import Timeline
+    from gfdit.report.perfetto import trace_of_journal
 
     if not out.parent.is_dir():
         raise UsageError(f"no folder `{out.parent}` for `{out.name}`")
-    reader = JournalReader(journal)
-    try:
-        recipe = recipe_from_json(reader.meta)
-        timeline = Timeline.from_journal(reader, recipe.gpus)
-    finally:
-        reader.close()
-    counts = write_trace(timeline, out, {"policy": timeline.policy, "gpus": recipe.gpus, **recipe.about})
+    timeline, counts = trace_of_journal(journal, out)
     print(f"{out}: {len(timeline.ranks)} ranks, {len(timeline.lives)} requests, "
           f"{counts.slices} slices, {counts.arrows} arrows")  # fmt: skip

@@ -53,6 +53,7 @@ class EndRequest:
     """The request has reached its terminal state: answer the client, forget its state everywhere.
 
     `deadline_ns`: the deadline it was held to, its class's if it brought none of its own; `on_time`: completed by then.
+    `steps`, `cache`: the quality that admission gave it; None and 0 where it was not degraded.
     """
 
     request_id: str
@@ -61,6 +62,8 @@ class EndRequest:
     deadline_ns: int | None = None
     code: str = ""
     message: str = ""
+    steps: int | None = None
+    cache: float = 0.0
 
     @property
     def on_time(self) -> bool:

@@ -6,7 +6,8 @@ it was not; stale epochs are ignored and counted. All times are nanoseconds of t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from gfdit.core.work import Request
 
@@ -76,10 +77,57 @@ class WorkerLost:
 
 @dataclass(frozen=True, slots=True)
 class PolicyOverran:
-    """A tick took longer than the policy's limit: measured outside, recorded so that a replay takes the same turn."""
+    """A tick took longer than the policy's limit: measured outside, recorded so that a replay takes the same turn.
+
+    The tick of the same instant that follows keeps the last plan. `cpu_seconds`: what the thread had a processor for,
+    None if nobody measured it.
+    """
 
     at: int
     seconds: float
+    cpu_seconds: float | None = None
 
 
-Event = RequestArrived | RequestCancelled | TaskFinished | TaskFailed | WorkerJoined | WorkerLost | PolicyOverran
+@dataclass(frozen=True, slots=True)
+class PolicyText:
+    """One policy of a chain of fallbacks: its whole text, and its `name` as messages show it. `native`: it plans in
+    Python, which the text does not say."""
+
+    name: str
+    text: str
+    native: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySwapped:
+    """Another policy is in charge from here on. `policies`: it and its fallbacks, first to last; `params`: the first
+    one's, as text. All that a replay needs to take the same turn is inside.
+
+    `label`: `name@version (sha)`; `how`: what was asked for (push, arm, canary, rollback). Both are for people.
+    """
+
+    at: int
+    policies: tuple[PolicyText, ...]
+    params: Mapping[str, str] = field(default_factory=dict)
+    label: str = ""
+    how: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyEjected:
+    """An operator takes the policy out of charge: its fallback takes over, for good."""
+
+    at: int
+
+
+Event = (
+    RequestArrived
+    | RequestCancelled
+    | TaskFinished
+    | TaskFailed
+    | WorkerJoined
+    | WorkerLost
+    | PolicyOverran
+    | PolicySwapped
+    | PolicyEjected
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,7 @@ class Parallel:
         return self.cfg * self.ulysses * self.ring
 
 
+@cache
 def split_degree(degree: int, *, heads: int, cfg_branches: int) -> Parallel:
     """Split a group of `degree` ranks: guidance branches first (no attention traffic), then Ulysses, then ring.
 

@@ -26,6 +26,7 @@ class Trajectory:
     slot: int
     steps_total: int
     class_name: str
+    cache: float = 0.0  # share of the work that cached features may replace: a quality knob of admission
     state: State = State.ARRIVED
     at_stage: int = 0
     steps_done: int = 0

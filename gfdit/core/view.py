@@ -6,6 +6,8 @@ Times are float seconds of the driver's clock. Nothing here is computed by the p
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +18,7 @@ from gfdit.core.work import STAGES, Stage
 
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
+I1 = NDArray[np.int8]
 B1 = NDArray[np.bool_]
 
 STATE_CODE: dict[State, int] = {state: code for code, state in enumerate(State)}
@@ -46,6 +49,7 @@ class View:
     free: int
     degrees: tuple[int, ...]  # ascending; every degree that some model may use on this cluster
     ids: tuple[str, ...]
+    slots: I8  # a small number for each request, the same as long as it lives
 
     # fixed at arrival or admission
     model: I8  # code into names["model"]; likewise the next three
@@ -90,9 +94,31 @@ class View:
     names: dict[str, tuple[str, ...]]  # "model", "class", "tag", "tenant": code -> string
     reservations: tuple[Reservation, ...] = ()
 
+    # what few policies read is not gathered until one does
+    memory_of_slot: F8 | None = (
+        None  # [slots, D] bytes on one rank, by `slots`; None: the cost model says nothing of memory
+    )
+    gpu_memory_bytes: float = float("inf")  # of one rank; unbounded when the cost model does not say
+    groups: Callable[[], Mapping[str, tuple[int, ...]]] = dict  # request id -> ordered ranks, of all that have some
+    ends: tuple[tuple[str, bool], ...] = ()  # (class, missed) of the requests that ended since the latest plan
+
     @property
     def size(self) -> int:
         return len(self.ids)
+
+    def memory_of(self, rows: I8) -> F8:
+        """`[K, D]`, bytes: the most that a stage needs on one rank; -inf where nobody knows."""
+        if self.memory_of_slot is None:
+            return np.full((len(rows), len(self.degrees)), -np.inf)
+        found: F8 = self.memory_of_slot[self.slots[rows]]
+        return found
+
+    def row_of(self, request_id: str, arrival_s: float) -> int | None:
+        """The row of a request that arrived then; None when it is not live any more. O(log N)."""
+        first = int(self.arrival_s.searchsorted(arrival_s, "left"))
+        last = int(self.arrival_s.searchsorted(arrival_s, "right"))
+        row = bisect_left(self.ids, request_id, first, last)
+        return row if row < last and self.ids[row] == request_id else None
 
     @property
     def load(self) -> float:

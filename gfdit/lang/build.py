@@ -184,8 +184,8 @@ def _grow(k: Kids) -> n.Grow:
 
 
 def _batch(k: Kids) -> n.Batch:
-    *by, most = [k.expr(i) for i in range(len(k) - 1)]
-    return n.Batch(tuple(by), most, k.maybe_expr(len(k) - 1), k.span)
+    *by, most = [k.expr(i) for i in range(len(k) - 2)]
+    return n.Batch(tuple(by), most, k.maybe_expr(len(k) - 1), k.maybe_expr(len(k) - 2), k.span)
 
 
 def _arguments(k: Kids) -> _Arguments:
@@ -287,7 +287,11 @@ _ACTIONS: dict[str, Callable[[Kids], object]] = {
     "knapsack": lambda k: n.Allocate("knapsack", goal=k.of(0, str), key=k.expr(1)),
     "rollout": lambda k: n.Allocate("rollout", horizon=k.expr(0), beam=k.expr(1), goal=k.of(2, str), key=k.expr(3)),
     "tick": lambda k: n.Tick(k.maybe_expr(0), k.names(1), k.span),
-    "react": lambda k: n.React(k.ident(0), k.maybe_expr(1), k.ident(2), k.span),
+    "react": lambda k: n.React(k.ident(0), k.maybe_expr(1), k.of(2, n.Reaction), k.span),
+    "react_alert": lambda k: n.Reaction("alert", text=k.maybe_string(0), span=k.span),
+    "react_raise": lambda k: n.Reaction("raise", k.expr(0), k.maybe_expr(1), span=k.span),
+    "react_shrink": lambda k: n.Reaction("shrink", k.expr(0), k.maybe_expr(1), span=k.span),
+    "react_pause": lambda k: n.Reaction("pause", None, k.maybe_expr(0), span=k.span),
     "guard": lambda k: n.Guard(k.ident(0), k.expr(1), k.of(2, str), k.span),
     "guard_action": lambda k: k.word(0),
     "fallback": lambda k: n.Fallback(k.of(0, n.Ident), k.maybe_expr(1), k.maybe_expr(2), k.span),

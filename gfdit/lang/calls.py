@@ -24,9 +24,8 @@ def check_call(checker: Expressions, node: nodes.Call, place: Place) -> ir.Expr:
     if name in _ONLY_AGGREGATES or (name in AGGREGATES and node.where is not None):
         return _aggregate(checker, node, place)
     function = checker.schema.functions.get(name)
-    if function is None or report.later(checker.schema, f"{name}()", name, node.function.span):
-        if function is None and not report.later(checker.schema, f"{name}()", name, node.function.span):
-            _unknown(checker, node)
+    if function is None:
+        _unknown(checker, node)
         return poison(node.span)
     if node.where is not None:
         report.add("T301", f"`{name}` takes no `where`", node.where.span)

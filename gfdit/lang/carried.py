@@ -54,23 +54,6 @@ class Carried:
         if self.scope.declare(item.name, "mode"):
             self.scope.carried[name] = BOOL, Level.TICK
             self.modes.append(mode)
-        self._gap(item, mode)
-
-    def _gap(self, item: nodes.Mode, mode: ir.Mode) -> None:
-        """L507: one quantity that may be past both thresholds at once flips the mode to and fro."""
-        on, off = mode.when, mode.until
-        if not (isinstance(on, ir.Compare) and isinstance(off, ir.Compare) and on.left == off.left):
-            return
-        if not (isinstance(on.right, ir.Const) and isinstance(off.right, ir.Const)):
-            return
-        high, low = float(on.right.value), float(off.right.value)
-        rises = on.op in _ABOVE and off.op in _BELOW and low >= high
-        falls = on.op in _BELOW and off.op in _ABOVE and low <= high
-        if rises or falls:
-            text = f"mode `{mode.name}` has no gap between the value that turns it on and the one that turns it off"
-            side = "below" if rises else "above"
-            helps = f"end it {side} `{self.expressions.text(item.when)}`, so that it does not flip to and fro"
-            self.report.add("L507", text, item.until.span, helps)
 
     def _state(self, item: nodes.State) -> None:
         name, kind = item.name.text, self._type(item)
@@ -131,7 +114,3 @@ class Carried:
         if value is not None and value < 0:
             self.report.add("V404", f"{what} cannot be negative", node.span)
         return value
-
-
-_ABOVE = (ir.CompareOp.GT, ir.CompareOp.GE)
-_BELOW = (ir.CompareOp.LT, ir.CompareOp.LE)

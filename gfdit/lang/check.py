@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TypeVar
 
 from gfdit.lang import lint, nodes
@@ -19,6 +20,7 @@ from gfdit.lang.diagnostics import Diagnostic, in_order, listing
 from gfdit.lang.expr import Expressions
 from gfdit.lang.parser import Parsed, parse
 from gfdit.lang.pools import Pools
+from gfdit.lang.reactions import Reactions
 from gfdit.lang.report import Report
 from gfdit.lang.schema import Place, Schema
 from gfdit.lang.scope import Scope
@@ -58,7 +60,7 @@ def check(
     `params` overrides defaults: text such as `"30s"` or a value in base units. `gpus`: size of the cluster, when known.
     `policies`: names that `fallback` may take, when known. Never raises on bad text.
     """
-    parsed = parse(source)
+    parsed = _parsed(source)
     if deep := _too_deep(parsed.tree):
         text = f"nested more than {MAX_DEPTH} deep"
         found = (*parsed.diagnostics, Diagnostic("P002", text, deep, source, "", ("name a part of it with `let`",)))
@@ -71,6 +73,12 @@ def check(
     return Checked(None if report.failed else program, parsed.tree, diagnostics)
 
 
+@lru_cache(maxsize=8)
+def _parsed(source: Source) -> Parsed:
+    """Reading a text is most of the work, and other params do not change it."""
+    return parse(source)
+
+
 def _too_deep(tree: nodes.Policy) -> Span | None:
     """The place of an expression nested beyond reason."""
     for node, depth in nodes.walk(tree):
@@ -80,12 +88,7 @@ def _too_deep(tree: nodes.Policy) -> Span | None:
     return None
 
 
-_ONCE = (nodes.Admit, nodes.Order, nodes.Triage, nodes.Aging, nodes.Allocate, nodes.Tick, nodes.Fallback)
-
-_LATER = {
-    nodes.Batch: "batch",
-    nodes.React: "react",
-}
+_ONCE = (nodes.Admit, nodes.Order, nodes.Triage, nodes.Aging, nodes.Batch, nodes.Allocate, nodes.Tick, nodes.Fallback)
 
 
 @dataclass(slots=True)
@@ -109,7 +112,7 @@ class _Checker:
         """Checks everything; None when there is not even a header."""
         items = self.parsed.tree.items
         self._count()
-        self._later()
+        self._not_extended()
         for item in items:
             if isinstance(item, nodes.Param):
                 self._param(item)
@@ -127,7 +130,7 @@ class _Checker:
             elif isinstance(item, (nodes.Mode, nodes.State)):
                 carried.add(item)
         program = self._program(clauses, carried, pools)
-        lint.check(self.parsed, self.expressions)
+        lint.check(self.parsed, self.expressions, program, self.gpus)
         return program
 
     def _program(self, clauses: Clauses, carried: Carried, pools: Pools) -> ir.Program | None:
@@ -141,7 +144,9 @@ class _Checker:
         aging = clauses.aging(self._only(nodes.Aging))
         preempts = clauses.preempts(items)
         allocate = clauses.allocate(self._only(nodes.Allocate))
+        batch = clauses.batch(self._only(nodes.Batch))
         tick = clauses.tick(self._only(nodes.Tick))
+        reacts = Reactions(clauses, tuple(mode.name for mode in carried.modes)).clauses(items)
         guards = clauses.guards(items)
         fallback = clauses.fallback(self._only(nodes.Fallback), header)
         tests = clauses.tests(items)
@@ -166,8 +171,10 @@ class _Checker:
             aging=aging,
             stages=stages,
             preempts=preempts,
+            batch=batch,
             allocate=allocate,
             tick=tick,
+            reacts=reacts,
             guards=guards,
             fallback=fallback,
             tests=tests,
@@ -206,17 +213,12 @@ class _Checker:
         found = self.once.get(kind)
         return found if isinstance(found, kind) else None
 
-    def _later(self) -> None:
-        """Constructs of the grammar that this schema does not run yet; the names they declare are known."""
-        schema, report = self.scope.schema, self.report
+    def _not_extended(self) -> None:
+        """A base that is named and was not found: whoever reads files puts its clauses in before."""
         header = self.parsed.tree.header
         if header and header.extends:
             text = f"cannot extend `{header.extends.text}`: it is not there, does not parse, or extends this policy"
-            report.add("N103", text, header.extends.span, "a base lies beside the policy or is a shipped one")
-        for item in self.parsed.tree.items:
-            word = _LATER.get(type(item))
-            if word:
-                report.later(schema, word, word, Span(item.span.start, item.span.start + len(word)))
+            self.report.add("N103", text, header.extends.span, "a base lies beside the policy or is a shipped one")
 
     def _param(self, item: nodes.Param) -> None:
         if not self.scope.declare(item.name, "param"):

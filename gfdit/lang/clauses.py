@@ -18,6 +18,10 @@ from gfdit.lang.types import DUR, GPUS, NUM, Kind, Type
 
 BUILTIN_FALLBACK: Final = "builtin.fcfs"
 DEFAULT_STRIKES: Final = 3
+# A rollout extends `beam` plans by every degree, `horizon` times over. A plan takes a microsecond at most, a round as
+# much as STEP_PLANS plans beside those; measured on up to 1,024 GPUs with 4 and 8 degrees. A fifth of 5 ms is to spare.
+STEP_PLANS: Final = 100
+MOST_PLANS: Final = 4000
 
 _CLASS_FIELDS: Final = {"slo": DUR, "rank": NUM, "weight": NUM, "miss": NUM}
 
@@ -128,9 +132,8 @@ class Clauses:
         schema, word = self.scope.schema, item.name.text
         knob = schema.knobs.get(word)
         if knob is None:
-            if not self.report.later(schema, f"knob.{word}", word, item.name.span):
-                known = f"knobs are {listing(schema.knobs)}"
-                self.report.unknown("N104", "knob", word, item.name.span, list(schema.knobs), known)
+            known = f"knobs are {listing(schema.knobs)}"
+            self.report.unknown("N104", "knob", word, item.name.span, list(schema.knobs), known)
             return None
         return ir.Change(word, self.expressions.slot(item.value, Place.DEGRADE, knob.type, f"knob `{word}`"))
 
@@ -188,18 +191,19 @@ class Clauses:
     def aging(self, item: nodes.Aging | None) -> ir.Aging | None:
         if item is None:
             return None
-        every = self._positive(item.every, DUR, "`aging every`")
-        amount = self._positive(item.amount, NUM, "`raise`")
+        every = self.positive(item.every, DUR, "`aging every`")
+        amount = self.positive(item.amount, NUM, "`raise`")
         until = self.expressions.constant(item.until, NUM, "`until tier`") if item.until is not None else 0.0
         return ir.Aging(every or 1.0, amount or 1.0, until or 0.0, self.at("aging", item.span))
 
-    def _positive(self, node: nodes.Expr, kind: Type, what: str) -> float | None:
+    def positive(self, node: nodes.Expr, kind: Type, what: str) -> float | None:
+        """A constant above zero."""
         value = self.expressions.constant(node, kind, what)
         if value is not None and value <= 0:
             self._bad(f"{what} must be above zero", node)
         return value
 
-    def _whole(self, node: nodes.Expr, kind: Type, what: str) -> int:
+    def whole(self, node: nodes.Expr, kind: Type, what: str) -> int:
         """A whole number, at least 1."""
         value = self.expressions.constant(node, kind, what)
         if value is not None and (value < 1 or value % 1):
@@ -224,8 +228,8 @@ class Clauses:
             where=where,
             by=tuple(self._key(key, Place.VICTIM, "the order of victims") for key in item.by),
             takes=tuple(take for node in item.takes if (take := self._take(node))),
-            limit=self._whole(item.limit, NUM, "`limit`") if item.limit is not None else None,
-            per=self._positive(item.per, DUR, "`per`") if item.per is not None else None,
+            limit=self.whole(item.limit, NUM, "`limit`") if item.limit is not None else None,
+            per=self.positive(item.per, DUR, "`per`") if item.per is not None else None,
             protect=(check.constant(item.protect, DUR, "`protect`") or 0.0) if item.protect is not None else 0.0,
             clause=self.at(f"preempt.{number}", item.span),
         )
@@ -236,14 +240,12 @@ class Clauses:
         return () if "any" in found else found
 
     def _take(self, node: nodes.Take) -> ir.Take | None:
-        if self.report.later(self.scope.schema, f"preempt.{node.action}", node.action, node.span):
-            return None
         action = ir.Action(node.action)
         if action is ir.Action.SHRINK:
             if node.to is None:
                 self.report.add("T301", "`shrink` needs a degree", node.span, "write `shrink to 1 gpu`")
                 return None
-            return ir.Take(action, self._whole(node.to, GPUS, "`shrink to`"))
+            return ir.Take(action, self.whole(node.to, GPUS, "`shrink to`"))
         if node.to is not None:
             self.report.add("T301", f"`{node.action}` takes no `to`", node.to.span)
         return ir.Take(action, None)
@@ -254,29 +256,55 @@ class Clauses:
         if item is None:
             return ir.Allocate(ir.AllocateKind.GREEDY, 0, None)
         clause = self.at("allocate", item.span)
-        if self.report.later(self.scope.schema, f"allocate.{item.kind}", item.kind, item.span):
-            return ir.Allocate(ir.AllocateKind.GREEDY, 0, clause)
-        if item.kind == "knapsack" and item.key is not None:
-            value = self._value(item.key)
-            return ir.Allocate(ir.AllocateKind.KNAPSACK, 0, clause, value, item.goal == "maximizing")
-        depth = self._whole(item.depth, NUM, "`backfill`") if item.depth is not None else 0
+        if item.key is not None:
+            kind, value = ir.AllocateKind(item.kind), self._value(item.key, item.kind)
+            horizon, beam = self._rollout(item) if kind is ir.AllocateKind.ROLLOUT else (0, 0)
+            return ir.Allocate(kind, 0, clause, value, item.goal == "maximizing", horizon, beam)
+        depth = self.whole(item.depth, NUM, "`backfill`") if item.depth is not None else 0
         return ir.Allocate(ir.AllocateKind(item.kind), depth, clause)
 
-    def _value(self, node: nodes.Expr) -> ir.Expr:
-        """What a knapsack adds up: a number for every request and degree."""
+    def _rollout(self, item: nodes.Allocate) -> tuple[int, int]:
+        """How far and how widely it looks ahead, within what 5 ms are enough for."""
+        horizon = self.whole(item.horizon, NUM, "`horizon`") if item.horizon is not None else 1
+        beam = self.whole(item.beam, NUM, "`beam`") if item.beam is not None else 1
+        if horizon * (STEP_PLANS + beam) > MOST_PLANS and item.horizon is not None and item.beam is not None:
+            text = f"a rollout of horizon {horizon} and beam {beam} may take more than 5 ms a tick"
+            widest = MOST_PLANS // horizon - STEP_PLANS
+            helps = f"with this horizon the beam may be at most {widest}" if widest > 0 else ""
+            most = f"the horizon may be at most {MOST_PLANS // (STEP_PLANS + 1)}, with a beam of 1"
+            self.report.add("V404", text, item.horizon.span.to(item.beam.span), helps or most)
+        return horizon, beam
+
+    def _value(self, node: nodes.Expr, allocator: str) -> ir.Expr:
+        """What a knapsack or a rollout adds up: a number for every request and degree."""
         value = self.expressions.expr(node, Place.VALUE)
         if not value.type.is_num and not value.type.is_error:
-            self.report.add("T302", f"a knapsack adds numbers up, found {value.type.describe()}", node.span)
+            self.report.add("T302", f"a {allocator} adds numbers up, found {value.type.describe()}", node.span)
             return poison(node.span)
         if value.level < Level.DEGREE and not value.type.is_error:
-            helps = "use `sp` in it, such as `if sp == 0 gpu then 0 else 1`"
+            none = "if sp == 0 gpu then 0 else 1" if allocator == "knapsack" else "remaining(sp) / alone"
+            helps = f"use `sp` in it, such as `{none}`"
             self.report.add("L503", "the value is the same for every degree", node.span, helps)
         return value
+
+    def batch(self, item: nodes.Batch | None) -> ir.Batch | None:
+        if item is None:
+            return None
+        window = self.expressions.constant(item.window, DUR, "`window`") if item.window is not None else None
+        if item.window is not None and window is not None and window < 0:
+            self._bad("`window` cannot be negative", item.window)
+        return ir.Batch(
+            by=tuple(self.expressions.expr(key, Place.BATCH) for key in item.by),
+            most=self.whole(item.most, NUM, "`max`"),
+            window=window or 0.0,
+            where=None if item.where is None else self.expressions.condition(item.where, Place.BATCH),
+            clause=self.at("batch", item.span),
+        )
 
     def tick(self, item: nodes.Tick | None) -> ir.Tick:
         if item is None:
             return ir.Tick(None, (), None)
-        every = self._positive(item.every, DUR, "`tick every`") if item.every is not None else None
+        every = self.positive(item.every, DUR, "`tick every`") if item.every is not None else None
         if item.every is None and not item.on:
             self.report.add("T301", "`tick` says nothing", item.span, "write `tick every 20ms` or `tick on arrival`")
         triggers = self.scope.schema.triggers
@@ -307,8 +335,8 @@ class Clauses:
         elif self.policies is not None and name != BUILTIN_FALLBACK and name not in self.policies:
             known = [BUILTIN_FALLBACK, *sorted(self.policies)]
             self.report.unknown("N103", "policy", name, item.policy.span, known, f"known ones are {listing(known)}")
-        errors = self._whole(item.errors, NUM, "`after`") if item.errors is not None else DEFAULT_STRIKES
-        tick = self._positive(item.tick, DUR, "`tick >`") if item.tick is not None else None
+        errors = self.whole(item.errors, NUM, "`after`") if item.errors is not None else DEFAULT_STRIKES
+        tick = self.positive(item.tick, DUR, "`tick >`") if item.tick is not None else None
         return ir.Fallback(name, errors, tick, self.at("fallback", item.span))
 
     # -- tests
@@ -322,7 +350,7 @@ class Clauses:
         for part in item.items:
             match part:
                 case nodes.Cluster():
-                    self._whole(part.gpus, GPUS, "`cluster`")
+                    self.whole(part.gpus, GPUS, "`cluster`")
                 case nodes.At():
                     self.expressions.constant(part.time, DUR, "`at`")
                 case nodes.Expect():

@@ -32,7 +32,6 @@ CODES: Final = MappingProxyType(
         "N104": (Severity.ERROR, "unknown field, knob, trigger or preference"),
         "N105": (Severity.ERROR, "name that means nothing here"),
         "N106": (Severity.ERROR, "name or clause given twice"),
-        "N107": (Severity.ERROR, "not in this version"),
         "T301": (Severity.ERROR, "wrong number of arguments"),
         "T302": (Severity.ERROR, "wrong type"),
         "T303": (Severity.ERROR, "unknown type"),
@@ -42,6 +41,8 @@ CODES: Final = MappingProxyType(
         "U204": (Severity.ERROR, "instant used as a duration, or the other way round"),
         "U205": (Severity.ERROR, "wrong unit for this place"),
         "V401": (Severity.ERROR, "division by zero"),
+        "V402": (Severity.WARNING, "division by something that can be zero"),
+        "V403": (Severity.INFO, "state that leaves its range"),
         "V404": (Severity.ERROR, "value outside its range"),
         "L501": (Severity.INFO, "order is not total"),
         "L502": (Severity.WARNING, "rule that can never match"),
@@ -49,12 +50,18 @@ CODES: Final = MappingProxyType(
         "L504": (Severity.WARNING, "degrees out of order, repeated or not offered"),
         "L505": (Severity.WARNING, "preemptible class that may starve"),
         "L506": (Severity.WARNING, "victims in the order of urgency"),
-        "L507": (Severity.WARNING, "mode without a gap between its thresholds"),
+        "L507": (Severity.WARNING, "thresholds without a gap"),
         "L508": (Severity.WARNING, "declared and never used"),
         "A601": (Severity.ERROR, "allocation larger than the cluster"),
         "A602": (Severity.WARNING, "degree that never fits"),
         "A603": (Severity.ERROR, "stage with no clause or with two"),
         "A604": (Severity.ERROR, "pools that do not divide the cluster"),
+        "A605": (Severity.ERROR, "model that fits into no GPU"),
+        "C701": (Severity.ERROR, "worst tick above its limit"),
+        "S801": (Severity.ERROR, "native clause in a bundle"),
+        "S802": (Severity.ERROR, "bundle without a signature"),
+        "S803": (Severity.ERROR, "bundle signed by another key"),
+        "S804": (Severity.ERROR, "damaged bundle"),
     }
 )
 """Every code with its severity and what it is about."""
@@ -92,6 +99,14 @@ def did_you_mean(word: str, candidates: Iterable[str]) -> tuple[str, ...]:
     """A help line naming the nearest candidate, or nothing when none is near."""
     near = nearest(word, candidates)
     return (f"did you mean `{near}`?",) if near else ()
+
+
+def suggested(diagnostic: Diagnostic) -> str | None:
+    """The candidate that `did_you_mean` named in the help of a finding."""
+    for line in diagnostic.help:
+        if line.startswith("did you mean `") and line.endswith("`?"):
+            return line.removeprefix("did you mean `").removesuffix("`?")
+    return None
 
 
 def nearest(word: str, candidates: Iterable[str], cutoff: float | None = None) -> str | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from gfdit.errors import PolicyError
 from gfdit.lang import nodes
 from gfdit.lang.parser import Comment, parse
-from gfdit.lang.pieces import Piece, pieces
+from gfdit.lang.pieces import Piece, has_parts, pieces
 from gfdit.lang.render import Style, render
 from gfdit.lang.source import Source, Span
 
@@ -106,8 +106,7 @@ class _Layout:
     def _statement(self, node: nodes.Formatted, indent: int) -> Iterator[_Line]:
         parts = list(pieces(node))
         text = " ".join(piece.text for piece in parts)
-        valued = isinstance(node, nodes.Allocate) and isinstance(node.key, nodes.If)
-        tall = isinstance(node, nodes.SpChoice) or valued
+        tall = isinstance(node, nodes.SpChoice) or has_parts(node)
         if (tall and self._was_tall(node, parts)) or (len(parts) > 1 and indent + len(text) > WIDTH):
             yield from self._broken(parts, indent, tall)
         else:

@@ -92,6 +92,13 @@ def table() -> Table:
     )
 
 
+@cache
+def grammar_sha() -> str:
+    """SHA-256 of the grammar that the shipped table was made from."""
+    data: TableData = json.loads(resources.files(__package__).joinpath(TABLE_FILE).read_text("utf-8"))
+    return data["grammar_sha"]
+
+
 # -- generation: needs lark, never runs when a policy is checked ------------------------------------------------------
 
 

@@ -2,79 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
-from gfdit.lang import lint_victims, nodes
+from gfdit.lang import lint_room, lint_victims, nodes
+from gfdit.lang import program as ir
 from gfdit.lang.expr import Expressions
+from gfdit.lang.lint_carried import CarriedLints
+from gfdit.lang.lint_conditions import Conditions, background
 from gfdit.lang.parser import Parsed
 from gfdit.lang.report import Report
-from gfdit.lang.source import Span
 
 
-def check(parsed: Parsed, expressions: Expressions) -> None:
-    """Adds L5xx findings to the report of `expressions`."""
+def check(parsed: Parsed, expressions: Expressions, program: ir.Program | None, gpus: int | None) -> None:
+    """Adds L5xx and V40x findings, and A60x findings about pools, to the report of `expressions`. `program` None: the
+    policy has no header. `gpus`: size of the cluster, when known."""
     tree, report = parsed.tree, expressions.report
-    _unreachable(tree, report)
-    for node, _ in nodes.walk(tree.items):
-        for condition in _conditions(node):
-            _constant(condition, report)
+    states = () if program is None else program.states
+    known = background(tree, expressions.scope, states)
+    Conditions(expressions, known).check(tree.items)
+    if program is not None:
+        carried = CarriedLints(expressions)
+        carried.check(tree.items, states, program.modes, known.ranges)
+        carried.resizes(program.resizes)
+        lint_room.check(tree, program, gpus, report)
     if parsed.complete:
         _starving(tree, report)
         lint_victims.check(tree, report)
         _unused(tree, expressions)
-
-
-def _unreachable(tree: nodes.Policy, report: Report) -> None:
-    """L502: rules, classes and alternatives behind one that matches everything, or behind an equal condition."""
-    classes = [(item.when, item.span, True) for item in tree.items if isinstance(item, nodes.Class)]
-    _behind(classes, "class rule", report)
-    for item in tree.items:
-        if isinstance(item, nodes.Admit):
-            rules = [(rule.when, rule.span, rule.verdict != "degrade") for rule in item.rules]
-            _behind(rules, "rule", report)
-        elif isinstance(item, nodes.Stage):
-            for part in item.items:
-                if isinstance(part, nodes.SpChoice):
-                    links = [(link.where, link.span, True) for link in part.alternatives]
-                    _behind(links, "alternative", report, only_catch_all=True)
-
-
-def _behind(
-    rules: Sequence[tuple[nodes.Expr | None, Span, bool]], what: str, report: Report, only_catch_all: bool = False
-) -> None:
-    """Each rule is (condition, span, terminal)."""
-    earlier: list[nodes.Expr] = []
-    for index, (condition, span, terminal) in enumerate(rules):
-        if not only_catch_all and condition is not None and condition in earlier:
-            report.add("L502", f"{what} can never match: an earlier one has the same condition", span)
-        if condition is None and terminal:
-            for _, later, _ in rules[index + 1 :]:
-                report.add("L502", f"{what} can never match: an earlier {what} matches everything", later)
-            return
-        if condition is not None and terminal:
-            earlier.append(condition)
-
-
-def _conditions(node: object) -> Iterable[nodes.Expr]:
-    found: list[nodes.Expr | None] = []
-    match node:
-        case nodes.Class() | nodes.AdmitRule():
-            found = [node.when]
-        case nodes.Alternative() | nodes.Grow() | nodes.Batch() | nodes.Call():
-            found = [node.where]
-        case nodes.Preempt():
-            found = [node.when, node.where]
-        case nodes.Guard() | nodes.If():
-            found = [node.condition]
-    return [condition for condition in found if condition is not None]
-
-
-def _constant(condition: nodes.Expr, report: Report) -> None:
-    """L503: no name in it, or both sides the same."""
-    if isinstance(condition, nodes.Compare) and condition.left == condition.right:
-        report.add("L503", "both sides are the same", condition.span)
-    elif not any(isinstance(node, (nodes.Name, nodes.Field, nodes.Call)) for node, _ in nodes.walk(condition)):
-        report.add("L503", "condition is always the same", condition.span, "leave it out")
 
 
 def _starving(tree: nodes.Policy, report: Report) -> None:

@@ -397,11 +397,12 @@ class Preempt(Frozen):
 
 
 class Batch(Frozen):
-    """`batch by keys max n [where c]`."""
+    """`batch by keys max n [window t] [where c]`."""
 
     by: tuple[Expr, ...]
     most: Expr
     where: Expr | None = None
+    window: Expr | None = None
     span: Span = NOWHERE
 
 
@@ -425,12 +426,22 @@ class Tick(Frozen):
     span: Span = NOWHERE
 
 
+class Reaction(Frozen):
+    """`alert ["text"]`, `raise n [for t]`, `shrink to n [for t]` or `pause [for t]`: `amount` is n, `duration` is t."""
+
+    action: str
+    amount: Expr | None = None
+    duration: Expr | None = None
+    text: Text | None = None
+    span: Span = NOWHERE
+
+
 class React(Frozen):
-    """`react event [when c] do action`."""
+    """`react event [when c] do reaction`; an event is one of the schema or a mode that turns on."""
 
     event: Ident
     when: Expr | None
-    action: Ident
+    do: Reaction
     span: Span = NOWHERE
 
 

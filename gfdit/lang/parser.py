@@ -8,6 +8,7 @@ the block) and goes on, so that one file shows all its mistakes.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 
 from gfdit.lang import build, nodes
 from gfdit.lang.build import Token
@@ -54,6 +55,27 @@ def parse(source: Source) -> Parsed:
     return Parsed(tree, tuple(machine.diagnostics), comments, frozenset(machine.lost))
 
 
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """Where a text breaks off. `accepted`: the terminals that may follow. `stack`: the symbols of the grammar that are
+    not finished there, outermost first, each with its token or node."""
+
+    accepted: frozenset[str]
+    stack: tuple[tuple[str, object], ...]
+
+
+def unfinished(source: Source) -> Unfinished:
+    """What the parser is in the middle of at the end of a text: for completion. Never raises on bad text."""
+    tokens, _ = tokenize(source)
+    return _Machine(source, tokens, table()).at_end()
+
+
+@cache
+def _entered_by() -> dict[int, str]:
+    """The symbol that leads into each state of the parser."""
+    return {state: symbol for row in table().states for symbol, state in row.items() if state >= 0}
+
+
 def tokenize(source: Source) -> tuple[list[Token], tuple[Comment, ...]]:
     """All tokens with an empty one at the end, and the comments. A character that starts no token is one by itself."""
     lexicon, text = table().lexicon, source.text
@@ -96,26 +118,37 @@ class _Machine:
 
     def run(self) -> nodes.Policy:
         self.states = [self.table.start]
-        index = 0
-        while True:
-            token = self.tokens[index]
-            terminal = self._terminal(token)
-            if terminal is None:
-                index = self._rewind(index)
-                if self._report(index):
-                    continue
-                resume = self._recover(index) if len(self.diagnostics) < MAX_ERRORS else None
-                if resume is None:
-                    return self._partial()
-                index = resume
-                continue
-            if token.fresh and terminal == "NAME" and token.text in self.table.words["item"]:
-                self.doubt = (index, list(self.states), list(self.values), list(self.spans))
-            if not self._advance(token, terminal):
-                continue
-            if terminal == END:
-                return build.as_policy(self.values[-1])
-            index += 1
+        index: int | None = 0
+        while index is not None and index < len(self.tokens):
+            index = self._step(index)
+        return self._partial() if index is None else build.as_policy(self.values[-1])
+
+    def at_end(self) -> Unfinished:
+        """Reads everything but the end."""
+        self.states = [self.table.start]
+        index: int | None = 0
+        while index is not None and index < len(self.tokens) - 1:
+            index = self._step(index)
+        row = self.table.states[self.states[-1]]
+        taken = {name for name in row if name.isupper() or name == END}
+        accepted = frozenset(name for name in taken if self._takes(self.states, name))
+        symbols = _entered_by()
+        return Unfinished(accepted, tuple((symbols[s], v) for s, v in zip(self.states[1:], self.values, strict=True)))
+
+    def _step(self, index: int) -> int | None:
+        """Reads one token; the one to go on with, None when the rest cannot be read."""
+        token = self.tokens[index]
+        terminal = self._terminal(token)
+        if terminal is None:
+            index = self._rewind(index)
+            if self._report(index):
+                return index
+            return self._recover(index) if len(self.diagnostics) < MAX_ERRORS else None
+        if token.fresh and terminal == "NAME" and token.text in self.table.words["item"]:
+            self.doubt = (index, list(self.states), list(self.values), list(self.spans))
+        while not self._advance(token, terminal):  # what can be shifted after some reductions stays so through them
+            pass
+        return index + 1
 
     def _terminal(self, token: Token) -> str | None:
         """What `token` is in the present state, or None when the state cannot take it."""

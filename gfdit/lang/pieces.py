@@ -99,7 +99,7 @@ def pieces(node: nodes.Formatted) -> Iterator[Piece]:
     if isinstance(node, nodes.SpChoice):
         yield from _choice(node)
         return
-    if isinstance(node, nodes.Allocate) and isinstance(node.key, nodes.If):
+    if isinstance(node, nodes.Allocate) and node.key is not None and has_parts(node):
         yield from _valued(node, node.key)
         return
     first = True
@@ -122,17 +122,35 @@ def _choice(node: nodes.SpChoice) -> Iterator[Piece]:
         yield Piece(" ".join(word for word in words if word), link.span.start)
 
 
-def _valued(node: nodes.Allocate, value: nodes.If) -> Iterator[Piece]:
-    """An allocator whose value is an `if`: each branch may have its own line."""
+def has_parts(node: nodes.Formatted) -> bool:
+    """Whether it is an allocator whose value may go over several lines: an `if`, or a sum."""
+    value = node.key if isinstance(node, nodes.Allocate) else None
+    return isinstance(value, nodes.If) or (isinstance(value, nodes.Binary) and value.op in "+-")
+
+
+def _valued(node: nodes.Allocate, value: nodes.Expr) -> Iterator[Piece]:
+    """An allocator whose value is an `if` or a sum: each branch, or term, may have its own line."""
     head = [text for text in _system_texts(node)[:-1] if text]
     yield Piece(" ".join([*head, node.goal]), node.span.start)
     before = ""
     rest: nodes.Expr = value
+    if isinstance(rest, nodes.Binary):
+        yield from _terms(rest)
+        return
     while isinstance(rest, nodes.If):
         condition, then = expression(rest.condition, _OR), expression(rest.then, _OR)
         yield Piece(f"{before}if {condition} then {then}", rest.span.start)
         before, rest = "else ", rest.other
     yield Piece(f"else {expression(rest)}", rest.span.start)
+
+
+def _terms(value: nodes.Expr) -> Iterator[Piece]:
+    """The terms of a sum, each but the first behind its sign."""
+    if isinstance(value, nodes.Binary) and value.op in "+-":
+        yield from _terms(value.left)
+        yield Piece(f"{value.op} {expression(value.right, _PRODUCT)}", value.right.span.start)
+    else:
+        yield Piece(expression(value, _SUM), value.span.start)
 
 
 def _texts(node: nodes.Formatted) -> Sequence[str]:
@@ -246,7 +264,8 @@ def _system_texts(
             head = f"preempt for {_names(node.winners)}", _part("when", node.when)
             return *head, *victims, by, f"do {takes}", limit, _part("protect", node.protect)
         case nodes.Batch():
-            return f"batch by {listed(node.by)}", _part("max", node.most), _part("where", node.where)
+            held = _part("max", node.most), _part("window", node.window)
+            return f"batch by {listed(node.by)}", *held, _part("where", node.where)
         case nodes.Allocate():
             depth = _part("", node.depth).strip()
             window = _part("horizon", node.horizon), _part("beam", node.beam)
@@ -254,10 +273,16 @@ def _system_texts(
         case nodes.Tick():
             return "tick", _part("every", node.every), f"on {_names(node.on)}" if node.on else ""
         case nodes.React():
-            return f"react {node.event.text}", _part("when", node.when), f"do {node.action.text}"
+            return f"react {node.event.text}", _part("when", node.when), f"do {_reaction(node.do)}"
         case nodes.Guard():
             return f"guard {node.name.text}:", expression(node.condition), f"else {node.action}"
     assert_never(node)
+
+
+def _reaction(node: nodes.Reaction) -> str:
+    amount = "" if node.amount is None else f"{'to ' if node.action == 'shrink' else ''}{expression(node.amount)}"
+    text = f'"{node.text.value}"' if node.text else ""
+    return " ".join(filter(None, (node.action, amount, _part("for", node.duration), text)))
 
 
 def _fallback_texts(node: nodes.Fallback) -> Sequence[str]:

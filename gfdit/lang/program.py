@@ -437,7 +437,8 @@ class Action(Enum):
 
 
 class Take(Frozen):
-    """SHRINK has `to` in GPUs."""
+    """SHRINK has `to` in GPUs. DEMOTE shrinks to the narrowest degree and puts the victim behind everybody for as long
+    as the winner lives. MIGRATE moves the victim to other ranks, so that a block of the winner's width is free."""
 
     action: Action
     to: int | None
@@ -463,23 +464,42 @@ class Preempt(Frozen):
     clause: Clause
 
 
+class Batch(Frozen):
+    """Requests that would share their tasks: of one model, at the same stage and step, equal in every expression of
+    `by` (level <= REQUEST) and passing `where`; at most `most`.
+
+    `window`: seconds since the arrival of its first member for which a batch that is not full and has not begun waits
+    for more members; 0: it does not wait.
+    """
+
+    by: tuple[Expr, ...]
+    most: int
+    window: float
+    where: Expr | None
+    clause: Clause
+
+
 class AllocateKind(Enum):
     GREEDY = "greedy"
     BACKFILL = "backfill"
     KNAPSACK = "knapsack"
+    ROLLOUT = "rollout"
 
 
 class Allocate(Frozen):
     """GREEDY: walk the order, the first that does not fit is passed over. BACKFILL: strict order, except that up to
     `depth` later requests may start if they fit beside the first that waits. KNAPSACK: the choice of degrees with the
     largest (`maximizing`) or smallest sum of `value`, an expression of level <= DEGREE in which `sp` is 0 for a request
-    that does not run; what that leaves free goes by GREEDY."""
+    that does not run; what that leaves free goes by GREEDY. ROLLOUT: of the plans for the first `horizon` requests that
+    a beam search of width `beam` finds, the one with the best sum of `value`; requests may begin later in it."""
 
     kind: AllocateKind
     depth: int
     clause: Clause | None
     value: Expr | None = None
     maximizing: bool = True
+    horizon: int = 0
+    beam: int = 0
 
 
 class Tick(Frozen):
@@ -488,6 +508,32 @@ class Tick(Frozen):
     every: float | None
     on: tuple[str, ...]
     clause: Clause | None
+
+
+class ReactAction(Enum):
+    ALERT = "alert"
+    RAISE = "raise"
+    SHRINK = "shrink"
+    PAUSE = "pause"
+
+
+class React(Frozen):
+    """`event` is an event of the schema, or (`is_mode`) the mode that turns on. `when` (level <= REQUEST) picks
+    requests as the event finds them: those it happened to, or all admitted ones when it is of the whole system.
+
+    ALERT says so, with `text`. RAISE lowers their tier by `amount`, SHRINK gives them at most `amount` GPUs, PAUSE
+    none; for `seconds`, or (RAISE only, None) until they end.
+    """
+
+    event: str
+    is_mode: bool
+    of_request: bool
+    when: Expr | None
+    action: ReactAction
+    amount: float
+    seconds: float | None
+    text: str
+    clause: Clause
 
 
 class GuardAction(Enum):
@@ -546,8 +592,10 @@ class Program(Frozen, ignore=("sha", "source")):
     aging: Aging | None
     stages: tuple[StageClause, ...]
     preempts: tuple[Preempt, ...]
+    batch: Batch | None
     allocate: Allocate
     tick: Tick
+    reacts: tuple[React, ...]
     guards: tuple[Guard, ...]
     fallback: Fallback
     tests: tuple[Test, ...]

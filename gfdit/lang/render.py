@@ -27,7 +27,7 @@ def render(diagnostics: Iterable[Diagnostic], *, style: Style | str = Style.PRET
     items = list(diagnostics)
     match Style(style):
         case Style.JSON:
-            return json.dumps([_record(item) for item in items], indent=2)
+            return json.dumps([record(item) for item in items], indent=2)
         case Style.GITHUB:
             return "\n".join(_github(item) for item in items)
         case Style.SHORT:
@@ -110,7 +110,8 @@ def _pretty(item: Diagnostic, color: bool) -> str:
     return "\n".join(lines)
 
 
-def _record(item: Diagnostic) -> dict[str, object]:
+def record(item: Diagnostic) -> dict[str, object]:
+    """One finding as data: what the json style prints."""
     line, column = item.source.position(item.span.start)
     end_line, end_column = item.source.position(item.span.end)
     return {
@@ -131,6 +132,15 @@ def _github(item: Diagnostic) -> str:
     line, column = item.source.position(item.span.start)
     kind = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "notice"}[item.severity]
     text = item.message + "".join(f"\n{text}" for text in item.help)
-    escaped = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-    name = item.source.name.replace("%", "%25").replace(",", "%2C").replace(":", "%3A")
-    return f"::{kind} file={name},line={line},col={column},title={item.code}::{escaped}"
+    return annotation(kind, item.source.name, line, item.code, text, column)
+
+
+def annotation(kind: str, file: str, line: int, title: str, text: str, column: int = 1) -> str:
+    """A workflow command that shows `text` at a line; `kind`: error, warning or notice."""
+    name = _escaped(file).replace(",", "%2C").replace(":", "%3A")
+    shown = _escaped(title).replace(",", "%2C").replace(":", "%3A")
+    return f"::{kind} file={name},line={line},col={column},title={shown}::{_escaped(text)}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gfdit.lang.diagnostics import Diagnostic, did_you_mean
-from gfdit.lang.schema import Schema
 from gfdit.lang.source import Source, Span
 
 
@@ -25,13 +24,6 @@ class Report:
         """An unknown word, with the nearest known one or else `fallback` as help."""
         helps = did_you_mean(word, known)
         self.add(code, f"unknown {what} `{word}`", span, *(helps or (fallback,)))
-
-    def later(self, schema: Schema, key: str, word: str, span: Span) -> bool:
-        """Reports `word` if the schema defers `key` to a later version."""
-        if key not in schema.later:
-            return False
-        self.add("N107", f"`{word}` is not in this version", span, f"leave it out: {schema.later[key]} cannot run yet")
-        return True
 
     @property
     def failed(self) -> bool:

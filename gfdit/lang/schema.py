@@ -11,6 +11,7 @@ from enum import Enum, IntEnum
 from types import MappingProxyType
 
 from gfdit.lang.frozen import Frozen
+from gfdit.lang.intervals import Interval
 from gfdit.lang.types import Type
 
 
@@ -44,9 +45,11 @@ class Place(Enum):
     GROW = "a `grow` condition"
     TICK = "a condition on the whole system"
     STATE = "the next value of a state"
-    VALUE = "the value of a knapsack"
+    VALUE = "the value of an allocation"
     WINNER = "a `preempt` condition"
     VICTIM = "a choice of victims"
+    BATCH = "a `batch` clause"
+    REACT = "a `react` condition"
     AGGREGATE = "an aggregate"
     TEST = "a test"
 
@@ -61,6 +64,8 @@ class Attribute(Frozen):
     places: frozenset[Place] | None = None
     fixed: bool = False
     """true if it is fixed when the request arrives; class rules may read only such names"""
+    yields: bool = False
+    """true if a policy may declare the name for itself, which then means that"""
 
 
 class Arg(Enum):
@@ -99,11 +104,19 @@ class Stage(Frozen):
 
 
 class Knob(Frozen):
-    """A request parameter that `degrade` may lower; in the new value its name means the present value."""
+    """A request parameter that `degrade` may make cheaper; in the new value its name means the present value."""
 
     name: str
     type: Type
     doc: str
+
+
+class Event(Frozen):
+    """What `react` may name beside modes. `of_request`: it happens to requests, one by one."""
+
+    name: str
+    doc: str
+    of_request: bool
 
 
 class Schema(Frozen):
@@ -111,8 +124,6 @@ class Schema(Frozen):
 
     `attributes` maps a name to its meaning per request or tick; `degrees` holds the meanings of `sp` and `next` where a
     degree is chosen (`sp` elsewhere is the present degree).
-    `later` maps constructs that the grammar knows but this version does not run to the reason given to the user: keys
-    are clause keywords (`batch`), clause options (`preempt.demote`), names (`gpu_mem`) and functions (`mem()`).
     """
 
     attributes: Mapping[str, Attribute]
@@ -121,6 +132,7 @@ class Schema(Frozen):
     stages: Mapping[str, Stage]
     knobs: Mapping[str, Knob]
     triggers: Mapping[str, str]
+    events: Mapping[str, Event]
     preferences: Mapping[str, str]
     enums: Mapping[str, tuple[str, ...] | None]
     """enumeration to its members; None: any string is a member (or, for `class`, what the policy declares)"""
@@ -130,4 +142,5 @@ class Schema(Frozen):
     """the key that ends every order"""
     shed: str = "gpu_time"
     """what `triage` sheds most of when the policy does not say"""
-    later: Mapping[str, str] = MappingProxyType({})
+    ranges: Mapping[str, Interval] = MappingProxyType({})
+    """between which values a name (or a function, with `()` behind its name) lies, in base units; others are unknown"""

@@ -47,8 +47,7 @@ class Scope:
             or word in self.pools
         ):
             self.report.add("N106", f"name `{word}` is declared twice", name.span)
-        elif what != "class" and (word in self.schema.attributes or word in self.schema.degrees):
-            doc = self.schema.attributes.get(word) or self.schema.degrees[word]
+        elif what != "class" and (doc := self._built_in(word)):
             text = f"`{word}` is a built-in name"
             self.report.add("N106", text, name.span, f"it means: {doc.doc}; choose another name for the {what}")
         elif word == ANY:
@@ -56,6 +55,11 @@ class Scope:
         else:
             return True
         return False
+
+    def _built_in(self, word: str) -> Attribute | None:
+        """The schema's entry that a policy must not declare again."""
+        entry = self.schema.attributes.get(word) or self.schema.degrees.get(word)
+        return None if entry is None or entry.yields else entry
 
     def name(self, node: nodes.Name, place: Place) -> program.Expr:
         """What a bare name means at `place`."""
@@ -107,8 +111,6 @@ class Scope:
         elsewhere = self.schema.degrees.get(word) or self.schema.attributes.get(word)
         if elsewhere or word in self.lets or word in self.carried:
             report.add("N105", f"`{word}` means nothing in {place.value}", node.span, self._instead(word, place))
-        elif report.later(self.schema, word, word, node.span):
-            pass
         elif word in self.classes:
             report.add("N105", f"`{word}` is a class", node.span, f"compare it: `class == {word}`")
         elif word in self.schema.functions:

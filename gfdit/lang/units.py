@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from gfdit.lang import nodes
-from gfdit.lang.schema import Schema
 from gfdit.lang.types import BASE_UNITS, DUR, PLAIN, SECOND, UNITS, Kind, Type, dim_text
+
+if TYPE_CHECKING:
+    from gfdit.lang.schema import Schema
 
 Text = Callable[[nodes.Expr], str]
 

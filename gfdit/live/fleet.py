@@ -23,7 +23,6 @@ import zmq
 from gfdit.core.commands import AbortTask, Command, EndRequest, RunTask
 from gfdit.core.events import (
     Event,
-    PolicyOverran,
     RequestArrived,
     RequestCancelled,
     WorkerJoined,
@@ -35,6 +34,7 @@ from gfdit.core.work import Outcome
 from gfdit.errors import FleetError, WireError
 from gfdit.live.checkpoints import Checkpoint, Checkpoints
 from gfdit.live.clock import LiveClock
+from gfdit.live.durable import Durable
 from gfdit.live.epochs import EpochBook, Failed, Finished, Settled
 from gfdit.live.intake import Intake
 from gfdit.live.results import Tickets
@@ -86,6 +86,7 @@ class ZmqFleet:
     def __init__(self, spec: WorkerSpec, workers: int, clock: LiveClock, settings: FleetSettings | None = None) -> None:
         settings = settings or FleetSettings()
         self.tickets = Tickets()
+        self.durable: Durable | None = None  # set before the first request: ends are on disk before they are told
         self.intake = Intake(clock, self.tickets)
         self.counters: Counter[str] = Counter()
         self._clock = clock
@@ -155,6 +156,8 @@ class ZmqFleet:
         self._router.close(linger=0)
         self._context.term()
         shutil.rmtree(self._directory, ignore_errors=True)
+        if self.durable is not None:
+            self.durable.close()
         for ticket in self.tickets.live():
             self._give_up(ticket.request.id, Outcome.FAILED, "shutting_down", "the system was stopped")
 
@@ -182,9 +185,11 @@ class ZmqFleet:
                 return []
             self._wait(until)
 
-    def tick_took(self, seconds: float, limit: float | None) -> None:
-        if limit is not None and seconds > limit:
-            self._events.append(PolicyOverran(self._clock.now(), seconds))
+    def processor_s(self) -> float:
+        return time.thread_time()
+
+    def too_slow(self, seconds: float, limit: float | None) -> bool:
+        return limit is not None and seconds > limit
 
     @property
     def done(self) -> bool:
@@ -214,6 +219,7 @@ class ZmqFleet:
         for request_id in taken.cancelled:
             if request_id in self._checkpoints:
                 self._events.append(RequestCancelled(now, request_id))
+        self._events.extend(taken.orders)
         for request_id in taken.dropped:
             self._give_up(request_id, Outcome.CANCELLED, "cancelled", "it had not arrived yet")
 
@@ -373,8 +379,11 @@ class ZmqFleet:
             session = self._by_rank.get(rank)
             if session is not None:
                 self._transmit(session, Forget(command.request_id))
-        completed = kept is not None and command.outcome is Outcome.COMPLETED
-        self.tickets.end(command, kept.output if kept is not None and completed else None)
+        output = kept.output if kept is not None and command.outcome is Outcome.COMPLETED else None
+        if self.durable is None:
+            self.tickets.end(command, output)
+        else:
+            self.durable.end(command, output)
 
     def _give_up(self, request_id: str, outcome: Outcome, code: str, message: str) -> None:
         """Answer a client whose request the scheduler does not know, or will not hear of any more."""
@@ -422,7 +431,7 @@ class ZmqFleet:
         self._poller.poll(1 + int(self._patience_s(until) * 1000))
 
     def _patience_s(self, until: int | None) -> float:
-        scaled = [at for at in (until, self.intake.next_arrival()) if at is not None]
+        scaled = [at for at in (until, self.intake.next_due()) if at is not None]
         now = time.monotonic_ns()
         real = [self._silent_after(session) for session in self._by_rank.values()]
         restart = self.supervisor.next_restart()

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from gfdit.core.commands import EndRequest, RunTask
 from gfdit.core.events import Event, TaskFailed, TaskFinished
+from gfdit.core.recent import IDS_REMEMBERED, Recent
 from gfdit.core.scheduler import Decision, MoveKind
 from gfdit.core.work import Outcome, Request, Stage
 from gfdit.errors import InputError
@@ -51,12 +52,12 @@ class Progress:
 
 
 class Ticket:
-    """One request's progress and, at its end, its output."""
+    """One request's progress and, at its end, its output. `progress`, `output`: as they were known before."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, progress: Progress | None = None, output: bytes | None = None) -> None:
         self.request = request
-        self._progress = Progress(steps_total=request.steps)
-        self._output: bytes | None = None
+        self._progress = progress or Progress(steps_total=request.steps)
+        self._output = output
         self._version = 0
         self._changed = threading.Condition()
         self._callbacks: list[Callable[[Ticket], None]] = []
@@ -96,7 +97,7 @@ class Ticket:
         callback(self)
 
     def update(self, progress: Progress, output: bytes | None = None) -> None:
-        """For the controller's thread alone. Nothing changes after the end."""
+        """For the controller's thread alone, but for the end. Nothing changes after that."""
         with self._changed:
             if self.ended:
                 return
@@ -109,11 +110,12 @@ class Ticket:
 
 
 class Tickets:
-    """The tickets of live requests; an Observer."""
+    """The tickets of live requests; an Observer. `remembered`: how many ids of ended requests stay taken. More than the
+    scheduler remembers, which would take a request of an id that it knows for an old event."""
 
-    def __init__(self) -> None:
+    def __init__(self, remembered: int = 2 * IDS_REMEMBERED) -> None:
         self._live: dict[str, Ticket] = {}
-        self._used: set[str] = set()  # ids are for ever: the journal tells requests apart by them
+        self._used = Recent(remembered)
         self._lock = threading.Lock()
         self._tasks: dict[int, RunTask] = {}
 
@@ -121,14 +123,24 @@ class Tickets:
         return len(self._live)
 
     def open(self, request: Request) -> Ticket:
-        """Raises InputError for an id that was used before."""
+        """Raises InputError for an id that a live request has, or one of the latest that ended."""
         ticket = Ticket(request)
         with self._lock:
-            if request.id in self._used:
+            if request.id in self._live or request.id in self._used:
                 raise InputError(f"request id `{request.id}` is taken", hint="give every request an id of its own")
-            self._used.add(request.id)
             self._live[request.id] = ticket
         return ticket
+
+    def remember(self, ended: Iterable[str]) -> None:
+        """Ids of requests that ended before: they are taken."""
+        with self._lock:
+            for request_id in ended:
+                self._used.add(request_id)
+
+    def discard(self, request_id: str) -> None:
+        """It was not accepted after all: as if `open` had never been called."""
+        with self._lock:
+            self._live.pop(request_id, None)
 
     def get(self, request_id: str) -> Ticket | None:
         return self._live.get(request_id)
@@ -141,21 +153,30 @@ class Tickets:
         self._update(request_id, arrived_ns=now)
 
     def end(self, command: EndRequest, output: bytes | None) -> None:
+        """Any thread: one that lives ends with `output`."""
+        last = self.final(command)
         with self._lock:
             ticket = self._live.pop(command.request_id, None)
-        if ticket is not None:
-            last = replace(
-                ticket.progress,
-                status=Status.ENDED,
-                ranks=(),
-                ended_ns=command.at,
-                deadline_ns=command.deadline_ns,
-                on_time=command.on_time,
-                outcome=command.outcome,
-                code=command.code,
-                message=command.message,
-            )
+            self._used.add(command.request_id)
+        if ticket is not None and last is not None:
             ticket.update(last, output)
+
+    def final(self, command: EndRequest) -> Progress | None:
+        """What its progress is once it has ended so; None for one that does not live."""
+        ticket = self._live.get(command.request_id)
+        if ticket is None:
+            return None
+        return replace(
+            ticket.progress,
+            status=Status.ENDED,
+            ranks=(),
+            ended_ns=command.at,
+            deadline_ns=command.deadline_ns,
+            on_time=command.on_time,
+            outcome=command.outcome,
+            code=command.code,
+            message=command.message,
+        )
 
     def record(self, now: int, events: Sequence[Event], decision: Decision, tick_seconds: float) -> None:
         for event in events:

@@ -11,24 +11,34 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
+from gfdit.core.commands import EndRequest
 from gfdit.core.cost import CostModel
 from gfdit.core.estimate import Estimator
 from gfdit.core.proposal import Policy
 from gfdit.core.scheduler import Scheduler
 from gfdit.core.topology import Topology
 from gfdit.core.work import ModelFacts as SchedulerFacts
-from gfdit.core.work import Request, Stage
+from gfdit.core.work import Outcome, Request, Stage
 from gfdit.errors import InputError, UsageError, WireError
 from gfdit.live.clock import LiveClock
+from gfdit.live.durable import Durable, resumed
+from gfdit.live.durable_ledger import Ledger
 from gfdit.live.fleet import FleetSettings, ZmqFleet
 from gfdit.live.results import Ticket
+from gfdit.policy.planner import CompiledPolicy
 from gfdit.runtime.costfile import cost_model_to_json
 from gfdit.runtime.driver import drive
+from gfdit.runtime.keyed import Key
 from gfdit.runtime.ports import Observer
+from gfdit.runtime.rollout.control import Ports, Rollout
+from gfdit.runtime.rollout.loading import Loader
+from gfdit.runtime.rollout.vetting import as_started
 from gfdit.wire.codec import TO_WORKER
 from gfdit.wire.messages import Run, Value
 from gfdit.worker.devices import cuda_devices
@@ -36,6 +46,9 @@ from gfdit.worker.emulated import inputs_of as emulated_inputs
 from gfdit.worker.main import WorkerSpec
 from gfdit.worker.tasks import ModelFacts
 from gfdit.worker.translate import facts_from_wire
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +89,7 @@ def default_workers(device: str) -> int:
 
 class LiveSystem:
     """`scheduler`, `clock` and `fleet` are for observers to look at. `submit` and `cancel` may be called from any
-    thread.
+    thread, and so may what a `rollout` offers.
     """
 
     def __init__(self, config: LiveConfig, fleet: ZmqFleet, clock: LiveClock, workers: int) -> None:
@@ -87,8 +100,13 @@ class LiveSystem:
         self.facts = None if fleet.facts is None else facts_from_wire(fleet.facts)
         self.models = _scheduler_facts(config.cost, self.facts)
         self._estimator = Estimator(config.cost, workers)
+        self.loader = Loader()
         self.scheduler = Scheduler(
-            config.policy, Topology.uniform(workers, config.gpus_per_node), self._estimator, self.models
+            config.policy,
+            Topology.uniform(workers, config.gpus_per_node),
+            self._estimator,
+            self.models,
+            load=self.loader,
         )
         self._ended = threading.Event()
 
@@ -97,10 +115,64 @@ class LiveSystem:
         return emulated_inputs(request) if self.facts is None else pipeline_inputs(request, self.facts)
 
     def submit(self, request: Request, inputs: Mapping[str, Value] | None = None) -> Ticket:
-        """The request arrives now. Raises InputError (unknown model, taken id) or ShuttingDown."""
-        given = self.inputs_of(request) if inputs is None else inputs
-        self._check(request, given)
-        return self.fleet.intake.submit(request, given)
+        """The request arrives now. Raises InputError (unknown model, taken id), ShuttingDown, or StorageFull."""
+        return self.accept([(request, inputs)]).result()[0]
+
+    def keep(self, ledger: Ledger) -> int:
+        """From here on accepted requests and their ends are in `ledger`, which is closed with the system. What it says
+        an earlier controller accepted and did not end arrives again; returns how many that are. Call before `run`."""
+        durable = self.fleet.durable = Durable(ledger, self.fleet.tickets)
+        unfinished = durable.unfinished()
+        for one in unfinished:
+            now = self.clock.now()
+            request = resumed(one, now, self.clock.scale)
+            try:
+                self._check(request, one.inputs)
+            except InputError as error:  # of a model that is not served any more
+                self.fleet.tickets.open(request)
+                why = f"it cannot go on after the restart: {error.message}"
+                durable.end(EndRequest(request.id, Outcome.FAILED, now, code="not_resumed", message=why), None)
+            else:
+                self.fleet.intake.readmit(request, one.inputs)
+        return len(unfinished)
+
+    def accept(
+        self, requests: Sequence[tuple[Request, Mapping[str, Value] | None]], key: Key | None = None
+    ) -> Future[list[Ticket]]:
+        """All arrive now, or none does: done when they are accepted for good, which `keep` makes true beyond the life
+        of this process. Inputs None: of the request. Raises as `submit` does; the future fails with StorageFull."""
+        given = [(one, self.inputs_of(one) if inputs is None else inputs) for one, inputs in requests]
+        for request, inputs in given:
+            self._check(request, inputs)
+        intake, durable = self.fleet.intake, self.fleet.durable
+        reserved = intake.reserve(given)
+        accepted: Future[list[Ticket]] = Future()
+        accepted.set_running_or_notify_cancel()  # nobody can take it back
+
+        def settle(written: Future[None]) -> None:
+            error = written.exception()
+            if error is None:
+                intake.admit(reserved)
+                accepted.set_result(reserved.tickets)
+            else:
+                intake.refuse(reserved)
+                accepted.set_exception(error)
+
+        if durable is None:
+            intake.admit(reserved)
+            accepted.set_result(reserved.tickets)
+        else:
+            durable.accept([(one.request, one.inputs) for one in reserved.arrivals], key).add_done_callback(settle)
+        return accepted
+
+    def recall(self, request_id: str) -> Ticket | None:
+        """The ticket of a request that lives, or that `keep` knows the end of."""
+        durable = self.fleet.durable
+        return self.fleet.tickets.get(request_id) if durable is None else durable.recall(request_id)
+
+    def keyed(self, key: str) -> tuple[bytes, list[Ticket]] | None:
+        """What `keep` knows to have been asked for under the key, and its tickets."""
+        return None if self.fleet.durable is None else self.fleet.durable.keyed(key)
 
     def feed(self, requests: Iterable[Request]) -> list[Ticket]:
         """Replay a workload from now on, by arrival times. Raises as `submit` does, before anything arrives."""
@@ -113,6 +185,17 @@ class LiveSystem:
         """The client gave up."""
         self.fleet.intake.cancel(request_id)
 
+    def rollout(
+        self, params: Mapping[str, str], folder: Path | None = None, key: Ed25519PublicKey | None = None
+    ) -> Rollout:
+        """Commands about the policy; it is to look on `afterwards`. `params`: of the policy that the system was started
+        with, as text; the rest as for `Rollout`."""
+        if not isinstance(self.config.policy, CompiledPolicy):
+            raise UsageError(f"policy `{self.config.policy.name}` has no text that another could replace")
+        intake = self.fleet.intake
+        ports = Ports(self.scheduler, self.loader, self.clock.now, intake.order, intake.revoke_orders, self.workers)
+        return Rollout(ports, as_started(self.config.policy, params), folder, key)
+
     def close_intake(self) -> None:
         """Take no new requests; `run` returns when all have ended."""
         self.fleet.intake.close()
@@ -123,12 +206,12 @@ class LiveSystem:
         """
         self.fleet.intake.drain(cancel=cancel)
 
-    def run(self, observers: Sequence[Observer] = ()) -> None:
-        """The loop, until `close_intake` or `drain` was called and every request has ended. Raises FleetError if no
-        worker is left.
+    def run(self, observers: Sequence[Observer] = (), afterwards: Sequence[Observer] = ()) -> None:
+        """The loop, until `close_intake` or `drain` was called and every request has ended. `afterwards`: look on after
+        the commands of a tick were sent. Raises FleetError if no worker is left.
         """
         try:
-            drive(self.scheduler, self.clock, self.fleet, (*observers, self.fleet.tickets))
+            drive(self.scheduler, self.clock, self.fleet, (*observers, self.fleet.tickets), afterwards)
         finally:
             self._ended.set()
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from gfdit.lang import program
 from gfdit.lang.schema import Level
 from gfdit.policy.columns import Array, Fn, Frame, Tick
 from gfdit.policy.compile import Compiler
-from gfdit.policy.explain import Compared, Condition, quote
+from gfdit.policy.explain import Compared, Condition, quoting
 
 _FATES = {
     program.Verdict.ACCEPT: Fate.ADMIT,
@@ -61,7 +62,7 @@ class Admission:
         plain = Frame(tick, rows)
         index = classes.classify(plain)
         preset = _presets(plain, index)
-        steps: F8 = plain.column("steps_total")
+        knobs: dict[str, F8] = {"steps": plain.column("steps_total"), "cache": plain.column("cache")}
         degraded = np.zeros(len(rows), dtype=bool)
         endings: list[_Ending | None] = [None] * len(rows)
         for rule in self._rules:
@@ -69,19 +70,29 @@ class Admission:
             truth, compared = (True, []) if rule.when is None else rule.when.evaluate(frame)
             hit = np.broadcast_to(truth, rows.shape) & np.array([ending is None for ending in endings])
             if rule.verdict is program.Verdict.DEGRADE:
-                steps = np.where(hit, _lowered(rule, frame, steps), steps)
+                for knob, value in rule.changes:
+                    knobs[knob] = np.where(hit, _CHEAPER[knob](value(frame), knobs[knob]), knobs[knob])
                 degraded |= hit
-                preset |= _with_steps(plain, steps)
+                preset |= _with_steps(plain, knobs["steps"]) | {"cache": knobs["cache"]}
                 continue
             for k in np.flatnonzero(hit).tolist():
                 endings[k] = _ending(rule, compared, k)
         return [
-            self._verdict(tick, int(row), int(index[k]), endings[k], int(steps[k]) if degraded[k] else None)
+            self._verdict(
+                tick,
+                int(row),
+                int(index[k]),
+                endings[k],
+                steps=int(knobs["steps"][k]) if degraded[k] else None,
+                cache=float(knobs["cache"][k]) or None,
+            )
             for k, row in enumerate(rows.tolist())
         ]
 
     @staticmethod
-    def _verdict(tick: Tick, row: int, class_index: int, ending: _Ending | None, steps: int | None) -> Verdict:
+    def _verdict(
+        tick: Tick, row: int, class_index: int, ending: _Ending | None, *, steps: int | None, cache: float | None
+    ) -> Verdict:
         view, classes = tick.view, tick.classes
         matched = class_index < len(classes.rules)
         rule = classes.rules[class_index] if matched else None
@@ -91,6 +102,7 @@ class Admission:
             class_name=view.names["class"][view.class_code[row]] if rule is None else rule.name,
             slo_s=None if rule is None else rule.slo,
             steps=steps,
+            cache=cache,
             preemptible=None if rule is None else rule.preemptible,
             message="" if ending is None else ending.message,
             because=None if ending is None else ending.because,
@@ -118,15 +130,13 @@ def _with_steps(plain: Frame, steps: F8) -> dict[str, Array]:
     }
 
 
-def _lowered(rule: CompiledRule, frame: Frame, steps: F8) -> F8:
-    """Degraded numbers of steps: whole, at least 1, never more than before."""
-    for knob, value in rule.changes:
-        if knob != "steps":
-            raise KeyError(knob)
-        steps = np.clip(np.rint(value(frame)), 1, steps)
-    return steps
+_CHEAPER: dict[str, Callable[[F8, F8], F8]] = {
+    "steps": lambda wanted, present: np.clip(np.rint(wanted), 1, present),
+    "cache": lambda wanted, present: np.clip(wanted, present, 1.0),
+}
+"""Knob -> (wanted, present) -> the new value: never dearer than the present one."""
 
 
 def _ending(rule: CompiledRule, compared: Compared, k: int) -> _Ending:
-    because = Because(f"admit, {rule.verdict.value}", rule.line, quote(compared, (k,)))
+    because = quoting(f"admit, {rule.verdict.value}", rule.line, compared, (k,))
     return _Ending(_FATES[rule.verdict], rule.message, because)

@@ -12,18 +12,24 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gfdit.core.lifecycle import State
-from gfdit.core.proposal import Because, Place, WaitReason
-from gfdit.core.view import B1, I8, STAGE_CODE, STATE_CODE, View
+from gfdit.core.proposal import NO_WAIT, WAIT_CODE, Because, Place, WaitReason
+from gfdit.core.view import B1, I1, I8, STAGE_CODE, STATE_CODE, View
 from gfdit.core.work import Stage
 from gfdit.lang.program import Allocate, AllocateKind
 from gfdit.lang.types import DUR
 from gfdit.policy.chooser import Choice, Choices, Rules, StageRule
 from gfdit.policy.columns import Frame, Tick
-from gfdit.policy.explain import Compared, quote, render
+from gfdit.policy.explain import Compared, quoting, render
+from gfdit.policy.ranking import Ranking
+from gfdit.policy.triaging import SetAside
 
 READY, RUNNING = STATE_CODE[State.READY], STATE_CODE[State.RUNNING]
 _DENOISE, _DECODE = STAGE_CODE[Stage.DENOISE], STAGE_CODE[Stage.DECODE]
 SMALLEST_BLOCK = 32
+
+
+Reserving = dict[str, tuple[float, float]]
+"""Request id -> when its `reserve` ends, and when it arrived."""
 
 
 @dataclass(slots=True)
@@ -33,7 +39,9 @@ class Draft:
     `places` is in order of importance. `claims`: row -> ranks that a preemption sets apart for it, withheld from all
     others. `gathering`: row -> (ranks, until): what `reserve` holds, withheld from the rows that come later.
     `gpus`, `within`: the ranks of the pool that this is the plan of, and how many they are; of the cluster and None
-    without pools. `stages[6]`: those whose rows are planned here; None: all.
+    without pools. `stages[6]`: those whose rows are planned here; None: all. `limits`: row -> the most ranks that it
+    may have for now. `blocks`: row -> ranks that are kept for its group; `promised`: how many of them are free already,
+    while it is not placed.
     """
 
     tick: Tick
@@ -47,7 +55,12 @@ class Draft:
     claims: dict[int, int] = field(default_factory=dict)
     gathering: dict[int, tuple[int, float]] = field(default_factory=dict)
     held: set[int] = field(default_factory=set)
-    aside: dict[int, float] = field(default_factory=dict)
+    limits: dict[int, int] = field(default_factory=dict)
+    blocks: dict[int, frozenset[int]] = field(default_factory=dict)
+    promised: dict[int, int] = field(default_factory=dict)
+    aside: SetAside | None = None
+    unasked: B1 | None = None  # [N]: rows that the walk did not come to, all for one reason
+    unasked_reason: WaitReason = WaitReason.NO_FREE_GPU
     withheld: int = 0
     recheck: bool = False  # somebody waits because the policy says so, which time alone may change
     _choices: dict[int, tuple[Choices, int]] = field(default_factory=dict)
@@ -56,6 +69,10 @@ class Draft:
 
     def __post_init__(self) -> None:
         self.view = self.tick.view
+
+    def is_aside(self, row: int) -> bool:
+        """Whether triage gave it up for now."""
+        return self.aside is not None and row in self.aside
 
     def plans(self, row: int) -> bool:
         """Whether a row of this stage is planned here."""
@@ -77,18 +94,32 @@ class Draft:
         return self.rules.of(int(self.view.stage[row])) if known is None else known[0].rule
 
     def available(self, row: int) -> int:
-        """Free ranks that `row` may use. Those with a claim are served in plan order and ignore each other's."""
+        """Free ranks that `row` may use. Those with a claim are served in plan order and ignore each other's; a block is
+        its owner's alone."""
         claimed = 0 if row in self.claims else sum(self.claims.values())
+        if self.promised:
+            claimed += sum(count for other, count in self.promised.items() if other != row)
         return max(0, self.free - self.withheld - claimed)
 
+    @property
+    def unclaimed(self) -> int:
+        """Free ranks that nobody is promised."""
+        return self.free - self.withheld - sum(self.claims.values()) - sum(self.promised.values())
+
     def cap(self, row: int) -> int:
-        """The most it may have for a preemption's sake; caps bind only while somebody waits for the ranks."""
-        return int(self.view.cap[row]) if self.claims else self.view.gpus
+        """The most it may have: for a preemption's sake, while somebody waits for the ranks, and by its own limit."""
+        most = int(self.view.cap[row]) if self.claims else self.view.gpus
+        return min(most, self.limits.get(row, most)) if self.limits else most
+
+    def most(self, row: int) -> int:
+        """The most that it could have if everything were free."""
+        return min(self.gpus, self.limits.get(row, self.gpus)) if self.limits else self.gpus
 
     def place(self, row: int, degree: int, because: Because) -> None:
         self.free -= degree
         self.places[row] = degree, because
         self.claims.pop(row, None)
+        self.promised.pop(row, None)
         self.waits.pop(row, None)
 
     def unplace(self, row: int, reason: WaitReason) -> None:
@@ -154,19 +185,50 @@ class Draft:
         choices, k = self.choices(row)
         return choices.because(k, choice)
 
+    def name_unasked(self) -> None:
+        """Have every row that was not asked in `waits`, as those are that were."""
+        if self.unasked is not None:
+            unasked = np.flatnonzero(self.unasked).tolist()
+            rows = [row for row in unasked if row not in self.places and row not in self.waits]
+            for row in rows:
+                self.waits[row] = WaitReason.SET_ASIDE if self.is_aside(row) else self.unasked_reason
+            self.unasked = None
+
+    def write_waits(self, codes: I1) -> None:
+        """Put why its rows wait into `codes[N]`, a column over the view."""
+        if self.unasked is not None:
+            np.copyto(codes, WAIT_CODE[self.unasked_reason], where=self.unasked)
+            if self.aside is not None and self.aside.any:
+                np.copyto(codes, WAIT_CODE[WaitReason.SET_ASIDE], where=self.unasked & self.aside.mask)
+        for row, reason in self.waits.items():
+            codes[row] = WAIT_CODE[reason]
+        for row in self.places:
+            codes[row] = NO_WAIT
+
     def listed(self) -> tuple[Place, ...]:
         return tuple(
-            Place(row, degree, self.rule(row).prefer, because, self.within)
+            Place(row, degree, self.rule(row).prefer, because, self._ranks_for(row, degree))
             for row, (degree, because) in self.places.items()
         )
 
+    def _ranks_for(self, row: int, degree: int) -> frozenset[int] | None:
+        """The only ranks that a place may use; None: any."""
+        if not self.blocks:
+            return self.within
+        own = self.blocks.get(row)
+        if own is not None and len(own) == degree:
+            return own
+        others = (block for other, block in self.blocks.items() if other != row)
+        return (self.within or frozenset(self.view.ranks)).difference(*others)
 
-def keep_held(draft: Draft, order: I8) -> None:
+
+def keep_held(draft: Draft, order: Ranking) -> None:
     """`hold`: groups that must not change are placed first, on what they have. A cap comes before a hold."""
     if not draft.rules.any_hold:
         return
     view = draft.view
-    for row in order[view.state[order] == READY].tolist():
+    ready = order.rows.compress(view.state.take(order.rows) == READY)
+    for row in order.sorted(ready).tolist():
         rule = draft.rule(row)
         until = rule.holds_until()
         if until is None or not draft.continuing(row) or not view.now_s - view.group_since_s[row] < until:
@@ -178,39 +240,38 @@ def keep_held(draft: Draft, order: I8) -> None:
 
 
 class Walk:
-    """One pass over the plan order. `reserving`: request id -> end of its `reserve`, kept by the policy over ticks."""
+    """One pass over the plan order. `reserving` is kept by the policy over ticks."""
 
-    def __init__(self, draft: Draft, allocate: Allocate, reserving: dict[str, float]) -> None:
+    def __init__(self, draft: Draft, allocate: Allocate, reserving: Reserving) -> None:
         self.draft = draft
         self._reserving = reserving
         self._beside: int | None = allocate.depth if allocate.kind is AllocateKind.BACKFILL else None
         self._blocked = False
 
-    def run(self, order: I8) -> None:
+    def run(self, order: Ranking) -> None:
         """Blocks of rows, so that choosers are evaluated for those only that may get something."""
         draft = self.draft
-        size = max(SMALLEST_BLOCK, draft.free)
+        size = min(SMALLEST_BLOCK, 2 * draft.free)
         start = 0
-        while start < len(order) and self._goes_on():
-            draft.evaluate(order[start : start + size])
-            for row in order[start : start + size].tolist():
+        while start < order.size and self._goes_on():
+            block = order.first(start + size)[start : start + size]
+            draft.evaluate(block)
+            for row in block.tolist():
                 if not self._goes_on():
                     break
                 start += 1
                 if row not in draft.places:
                     self._visit(row)
-            size *= 2
-        self._pass_over(order[start:])
+            size = max(SMALLEST_BLOCK, draft.free, 2 * size)
+        self._pass_over(order, start)
 
-    def _pass_over(self, rest: I8) -> None:
+    def _pass_over(self, order: Ranking, start: int) -> None:
         """The reason of all that were not even asked."""
         draft = self.draft
-        reason = WaitReason.RESERVED if draft.withheld else WaitReason.NO_FREE_GPU
-        draft.waits.update(dict.fromkeys(rest.tolist(), reason))
-        for row in draft.places.keys() & draft.waits.keys():
-            del draft.waits[row]
-        if draft.aside:
-            for row in draft.waits.keys() & draft.aside.keys():
+        draft.unasked = order.after(start)
+        draft.unasked_reason = WaitReason.RESERVED if draft.withheld else WaitReason.NO_FREE_GPU
+        for row in draft.waits:
+            if draft.is_aside(row):
                 draft.waits[row] = WaitReason.SET_ASIDE
 
     def _goes_on(self) -> bool:
@@ -241,11 +302,12 @@ class Walk:
         """
         draft, view = self.draft, self.draft.view
         request_id = view.ids[row]
-        first = draft.pick(row, draft.gpus)
+        first = draft.pick(row, draft.most(row))
         if first is None or (choice is not None and choice.degree >= first.degree):
             self._reserving.pop(request_id, None)
             return False
-        until = self._reserving.setdefault(request_id, view.now_s + (draft.rule(row).reserve_s or 0.0))
+        mine = view.now_s + (draft.rule(row).reserve_s or 0.0), float(view.arrival_s[row])
+        until, _ = self._reserving.setdefault(request_id, mine)
         if view.now_s >= until:
             return False
         own = 0
@@ -278,6 +340,11 @@ class PairTests:
     passes: list[list[list[bool]]]
     compared: Compared
     most: int
+
+    def because(self, line: int, at: tuple[int, int, int], degrees: tuple[int, ...]) -> Because:
+        """Why the row `at[0]` goes from the degree in column `at[1]` to that in `at[2]`."""
+        _, here, wider = at
+        return quoting("grow", line, self.compared, at, degrees[here], degrees[wider])
 
 
 def grow(draft: Draft) -> None:
@@ -333,8 +400,8 @@ def _grow_by_keys(draft: Draft, rule: StageRule, rows: list[int], tests: list[tu
         _, at, here, wider = heapq.heappop(heap)
         if _next_step(draft, rows[at], *tests[at]) == (here, wider):  # what is left may have become too little
             degrees, (test, k) = draft.view.degrees, tests[at]
-            values = quote(test.compared, (k, here, wider), degrees[here], degrees[wider])
-            draft.resize(rows[at], degrees[wider], Because("grow", rule.grow_line, values))
+            because = test.because(rule.grow_line, (k, here, wider), degrees)
+            draft.resize(rows[at], degrees[wider], because)
         offer(at)
 
 
@@ -362,5 +429,4 @@ def _grow_one(draft: Draft, row: int, tests: PairTests, k: int) -> None:
     line = draft.rule(row).grow_line
     while (step := _next_step(draft, row, tests, k)) is not None:
         here, wider = step
-        values = quote(tests.compared, (k, here, wider), degrees[here], degrees[wider])
-        draft.resize(row, degrees[wider], Because("grow", line, values))
+        draft.resize(row, degrees[wider], tests.because(line, (k, here, wider), degrees))

@@ -7,6 +7,7 @@ it offers none of those that the clause names, the nearest one stands in, so tha
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ from gfdit.lang.program import Alternative, ChosenDegree, FixedDegree, HoldKind,
 from gfdit.lang.schema import Level
 from gfdit.policy.columns import Fn, Frame
 from gfdit.policy.compile import Compiler
-from gfdit.policy.explain import Compared, Condition, quote
+from gfdit.policy.explain import Compared, Condition, quoting
 
 _ORDINAL = ("1st", "2nd", "3rd")
 
@@ -39,7 +40,9 @@ class Choices:
         self._degrees = frame.view.degrees
         self._size = frame.size
         self._allowed: list[list[bool]] | None = None
-        self._masks: list[list[list[bool]]] = []
+        self._frame = frame
+        self._feasible: B1 | None = None  # what the clause knows, before any alternative
+        self._masks: list[list[list[bool]]] = []  # these three: of the alternatives that were looked at so far
         self._keys: list[list[list[float]] | None] = []
         self._compared: list[Compared] = []
         self._offered: B1 | None = None
@@ -59,26 +62,44 @@ class Choices:
         self._masks.append(_stand_in(allowed, offered, frame.tick.degrees < wanted).tolist())
 
     def _chosen(self, degree: ChosenDegree, frame: Frame, offered: B1) -> None:
-        allowed = offered & self.rule.named(frame.view.degrees)
-        allowed = _stand_in(allowed, offered, frame.tick.degrees < degree.degrees[0])
+        named, any_other = self.rule.named(frame.view.degrees)
+        allowed = offered
+        if any_other:
+            allowed = _stand_in(offered & named, offered, frame.tick.degrees < degree.degrees[0])
+        self._feasible = allowed
         self._allowed = allowed.tolist()
-        for alternative in self.rule.alternatives:
-            mask, compared = alternative.feasible(frame, allowed)
+        if self.rule.watched:  # coverage counts every condition
+            self._mask(len(self.rule.alternatives) - 1)
+
+    def _mask(self, number: int) -> list[list[bool]]:
+        """`[K][D]`: what an alternative admits. It and those before it are evaluated when they are first asked for."""
+        while len(self._masks) <= number:
+            assert self._feasible is not None
+            alternative = self.rule.alternatives[len(self._masks)]
+            mask, compared = alternative.feasible(self._frame, self._feasible)
             self._masks.append(mask.tolist())
             self._compared.append(compared)
-            self._keys.append(alternative.keys(frame, allowed.shape))
+            self._keys.append(alternative.keys(self._frame, self._feasible.shape))
+        return self._masks[number]
 
     def admitted(self) -> B1:
         """`[K, D]`: the degrees that some alternative admits, whatever it prefers. `[K, 1]` of one-rank stages."""
         if self.rule.single:
+            if self.rule.fixed is not None:
+                return np.ones((self._size, 1), dtype=bool)
             able = [self._pick_single(k) is not None for k in range(self._size)]
             return np.array(able, dtype=bool)[:, None]
+        if self.rule.admits_all and self._feasible is not None:
+            return self._feasible
         masks = [np.array(mask, dtype=bool) for mask in self._masks_before_wait()]
         return np.logical_or.reduce(masks) if masks else np.zeros((self._size, len(self._degrees)), dtype=bool)
 
     def _masks_before_wait(self) -> list[list[list[bool]]]:
         picks = [alternative.pick for alternative in self.rule.alternatives]
-        return self._masks[: picks.index(Pick.WAIT)] if Pick.WAIT in picks else self._masks
+        if not picks:
+            return self._masks
+        before = picks.index(Pick.WAIT) if Pick.WAIT in picks else len(picks)
+        return [self._mask(number) for number in range(before)]
 
     def any_offered(self, k: int) -> bool:
         """Whether this row could ever run under the clause on this cluster."""
@@ -105,7 +126,8 @@ class Choices:
         for number, alternative in enumerate(self.rule.alternatives):
             if alternative.pick is Pick.WAIT:
                 return None
-            column = self._best(alternative.pick, self._masks[number][k], self._keys[number], k, limit)
+            mask = self._mask(number)[k]
+            column = self._best(alternative.pick, mask, self._keys[number], k, limit)
             if column is not None:
                 return Choice(self._degrees[column], number)
         return None
@@ -114,10 +136,10 @@ class Choices:
         """These stages run on one rank; a clause may still say `wait`."""
         if self.rule.fixed is not None:
             return Choice(1, -1)
-        for number, mask in enumerate(self._masks):
-            if self.rule.alternatives[number].pick is Pick.WAIT:
+        for number, alternative in enumerate(self.rule.alternatives):
+            if alternative.pick is Pick.WAIT:
                 return None
-            if any(mask[k]):
+            if any(self._mask(number)[k]):
                 return Choice(1, number)
         return None
 
@@ -145,7 +167,7 @@ class Choices:
         if not compared or choice.degree not in self._degrees:
             return Because(alternative.title, alternative.line)
         at = (k, self._degrees.index(choice.degree))
-        return Because(alternative.title, alternative.line, quote(compared, at, degree=choice.degree))
+        return quoting(alternative.title, alternative.line, compared, at, choice.degree)
 
 
 def _stand_in(allowed: B1, offered: B1, below: B1) -> B1:
@@ -174,6 +196,7 @@ class CompiledAlternative:
         self.line = alternative.clause.line
         self.title = title_of(number)
         self._where = None if alternative.where is None else Condition(compiler, alternative.where, Level.DEGREE)
+        self.takes_all = alternative.where is None
         self._key = None if alternative.key is None else compiler.expr(alternative.key, Level.DEGREE)
 
     def feasible(self, frame: Frame, allowed: B1) -> tuple[B1, Compared]:
@@ -202,7 +225,8 @@ class StageRule:
         self.single = Stage(clause.stage) in SINGLE_RANK_STAGES
         self.stage_code = STAGE_CODE[Stage(clause.stage)]
         self.prefer = tuple(Prefer(name) for name in clause.prefer) or (Prefer.LAST_GPUS, Prefer.SAME_NODE)
-        self._named: dict[tuple[int, ...], B1] = {}
+        self.watched = compiler.watch is not None
+        self._named: dict[tuple[int, ...], tuple[B1, bool]] = {}
         self.fixed: Fn | None = None
         self.alternatives: tuple[CompiledAlternative, ...] = ()
         if isinstance(clause.degree, FixedDegree):
@@ -210,6 +234,9 @@ class StageRule:
         else:
             links = clause.degree.alternatives
             self.alternatives = tuple(CompiledAlternative(n, link, compiler) for n, link in enumerate(links))
+        # some alternative takes whatever the clause knows: what the others test does not matter to what is admitted
+        asked = itertools.takewhile(lambda one: one.pick is not Pick.WAIT, self.alternatives)
+        self.admits_all = not self.watched and any(one.takes_all for one in asked)
         self.because_fixed = Because("sp fixed", clause.degree.clause.line)
         self.because_hold = Because("hold", clause.hold.clause.line if clause.hold else 0)
         self.sticky = clause.sticky
@@ -222,12 +249,13 @@ class StageRule:
         self.grow_where = None if grow is None or grow.where is None else Condition(compiler, grow.where, Level.PAIR)
         self.grow_most = None if grow is None or grow.most is None else compiler.expr(grow.most, Level.TICK)
 
-    def named(self, degrees: tuple[int, ...]) -> B1:
-        """`[D]`: which of the cluster's degrees the clause names."""
+    def named(self, degrees: tuple[int, ...]) -> tuple[B1, bool]:
+        """`[D]`: which of the cluster's degrees the clause names; whether there are others."""
         found = self._named.get(degrees)
         if found is None:
             assert isinstance(self.clause.degree, ChosenDegree)
-            found = self._named[degrees] = np.isin(degrees, self.clause.degree.degrees)
+            named = np.isin(degrees, self.clause.degree.degrees)
+            found = self._named[degrees] = named, not bool(named.all())
         return found
 
     def holds_until(self) -> float | None:
@@ -253,6 +281,7 @@ class Rules:
         numbers = [self.distinct.index(by_stage[stage]) for stage in STAGES]
         self.number_of_stage: I8 = np.array(numbers, dtype=np.int64)
         self._of = tuple(by_stage[stage] for stage in STAGES)
+        self.single_of_stage: B1 = np.array([rule.single for rule in self._of])
         self.any_hold = any(rule.clause.hold is not None for rule in self.distinct)
         self.any_grow = any(rule.grows for rule in self.distinct)
 

@@ -64,9 +64,9 @@ class ClassTable:
         if names != self._seen:
             self._lookup = np.array([self.names.index(n) if n in self.names else -1 for n in names], dtype=np.int64)
             self._seen = names
-        index = self._lookup[view.class_code]
-        foreign = np.flatnonzero(index < 0)
-        if foreign.size:
+        index: I8 = self._lookup.take(view.class_code)
+        if len(index) and int(index.min()) < 0:
+            foreign = np.flatnonzero(index < 0)
             index[foreign] = self.classify(Frame(tick, foreign))
         return index
 
@@ -103,6 +103,13 @@ class Tick:
             found = self.columns["class"] = self.classes.of_admitted(self)
         return found
 
+    def admitted(self) -> B1:
+        """`[N]`: which rows are no longer new."""
+        found: B1 | None = self.scalars.get("admitted")
+        if found is None:
+            found = self.scalars["admitted"] = LIVE.take(self.view.state)
+        return found
+
     def of_class(self, number: int) -> Tick:
         """The same tick, its aggregates over the requests of one class only."""
         part = Tick(self.view, self.classes, self.aging)
@@ -115,7 +122,10 @@ class Tick:
         """All admitted rows: what aggregates run over."""
         found: Frame | None = self.scalars.get("live")
         if found is None:
-            found = self.scalars["live"] = Frame(self, np.flatnonzero(LIVE[self.view.state]))
+            admitted = self.admitted()
+            found = self.scalars["live"] = Frame(
+                self, admitted.nonzero()[0], whole=np.count_nonzero(admitted) == self.view.size
+            )
         return found
 
     def column_of(self, degree: float) -> int | None:
@@ -131,16 +141,24 @@ class Tick:
 
 
 class Frame:
-    """Some rows of a tick, and every column that was read of them so far (`preset` replaces columns by name)."""
+    """Some rows of a tick, and every column that was read of them so far (`preset` replaces columns by name).
 
-    __slots__ = ("_known", "rows", "size", "tick", "view")
+    `whole`: these are all rows of the view, so that its columns need not be copied.
+    """
 
-    def __init__(self, tick: Tick, rows: I8, preset: dict[str, Array] | None = None) -> None:
+    __slots__ = ("_known", "rows", "size", "tick", "view", "whole")
+
+    def __init__(self, tick: Tick, rows: I8, preset: dict[str, Array] | None = None, *, whole: bool = False) -> None:
         self.tick = tick
+        self.whole = whole
         self.view = tick.view
         self.rows = rows
         self.size = len(rows)
         self._known: dict[str, Array] = preset or {}
+
+    def of(self, values: Array) -> Array:
+        """A column or table of the view at these rows; not to be written to."""
+        return values if self.whole else values.take(self.rows, axis=0)
 
     def column(self, name: str) -> Array:
         """`[K]`, or `[K, D]` for names that start with `#`."""
@@ -157,31 +175,53 @@ class Frame:
         return found
 
 
-def frame_with_none(tick: Tick, frame: Frame) -> Frame:
-    """The rows of `frame` in a tick `with_none`: at degree 0 a request never ends and gains nothing."""
+_AT_NONE = {"#step": np.inf, "#remaining": np.inf, "#gpu": np.inf, "#slack": -np.inf, "#gain": 0.0}
 
-    def padded(table: F8, value: float) -> F8:
-        return np.concatenate([np.full((frame.size, 1), value), table], axis=1)
 
-    tables = {"#step": np.inf, "#remaining": np.inf, "#gpu": np.inf, "#slack": -np.inf, "#gain": 0.0}
-    return Frame(tick, frame.rows, {name: padded(frame.column(name), value) for name, value in tables.items()})
+class FrameWithNone(Frame):
+    """The rows of a frame in the tick's `with_none`: at degree 0 a request never ends and gains nothing."""
+
+    __slots__ = ("_plain",)
+
+    def __init__(self, frame: Frame) -> None:
+        super().__init__(frame.tick.with_none(), frame.rows)
+        self._plain = frame
+
+    def column(self, name: str) -> Array:
+        if name not in _AT_NONE or name in self._known:
+            return super().column(name)
+        table = self._plain.column(name)
+        padded = self._known[name] = np.empty((self.size, table.shape[1] + 1))
+        padded[:, 0] = _AT_NONE[name]
+        padded[:, 1:] = table
+        return padded
 
 
 def _plain(field: str) -> Callable[[Frame], Array]:
     def load(frame: Frame) -> Array:
-        values: Array = getattr(frame.view, field)
-        return values[frame.rows]
+        return frame.of(getattr(frame.view, field))
 
     return load
 
 
 def _tier(frame: Frame) -> F8:
     rank = frame.column("rank")
-    aging = frame.tick.aging
-    if aging is None:
+    aging, reactions = frame.tick.aging, frame.tick.columns.get("raised")
+    if aging is None and reactions is None:
         return rank
-    raised: F8 = rank - aging.raise_by * np.floor(frame.column("waited") / aging.every)
-    return np.maximum(raised, np.minimum(rank, aging.until))
+    raised = rank if aging is None else rank - aging.raise_by * np.floor(frame.column("waited") / aging.every)
+    if reactions is not None:
+        raised = raised - frame.of(reactions)
+    tier: F8 = np.maximum(raised, np.minimum(rank, 0.0 if aging is None else aging.until))
+    return tier
+
+
+def _memory(frame: Frame) -> F8:
+    """`[K, D]` bytes; at degree 0, where that is under test, nothing is known to be needed."""
+    known = frame.view.memory_of(frame.rows)
+    if frame.tick.offered == frame.view.degrees:
+        return known
+    return np.concatenate([np.full((frame.size, 1), -np.inf), known], axis=1)
 
 
 def _present_column(frame: Frame) -> I8:
@@ -192,28 +232,41 @@ def _present_column(frame: Frame) -> I8:
     return np.where(degrees[index] == present, index, -1)
 
 
+def spread(values: Any, shape: tuple[int, ...]) -> Array:
+    """`values` in `shape`, which they broadcast to; not to be written to."""
+    if isinstance(values, np.ndarray) and values.shape == shape:
+        return values
+    return np.broadcast_to(values, shape)
+
+
 def gather(table: F8, columns: I8, missing: float) -> F8:
     """`table[k, columns[k]]`; `missing` where the column is -1."""
-    values: F8 = table[np.arange(len(columns)), columns]
-    return np.where(columns < 0, missing, values)
+    return np.where(columns < 0, missing, at(table, columns))
+
+
+def at(table: F8, columns: I8) -> F8:
+    """`table[k, columns[k]]`; a negative column gives some value of the table."""
+    rows, width = table.shape
+    values: F8 = table.ravel().take(np.arange(0, rows * width, width) + columns, mode="wrap")
+    return values
 
 
 def symbols(frame: Frame, name: str) -> tuple[I8, tuple[str, ...]]:
     """Codes `[K]` of an attribute that has names for values, and the names."""
-    view, rows = frame.view, frame.rows
+    view = frame.view
     match name:
         case "class" if frame.tick.classes.rules:
             return frame.column("class"), frame.tick.classes.names
         case "class":
-            return view.class_code[rows], view.names["class"]
+            return frame.of(view.class_code), view.names["class"]
         case "stage":
-            return view.stage[rows], tuple(STAGES)
+            return frame.of(view.stage), tuple(STAGES)
         case "tag":
-            return view.tag[rows], view.names["tag"]
+            return frame.of(view.tag), view.names["tag"]
         case "model":
-            return view.model[rows], view.names["model"]
+            return frame.of(view.model), view.names["model"]
         case "tenant":
-            return view.tenant[rows], view.names["tenant"]
+            return frame.of(view.tenant), view.names["tenant"]
         case _:
             raise KeyError(name)
 
@@ -228,8 +281,8 @@ def _gain(frame: Frame) -> F8:
 
 LOADERS: dict[str, Callable[[Frame], Array]] = {
     "priority": _plain("priority"),
-    "arrival": lambda frame: frame.view.arrival_s[frame.rows] - frame.view.now_s,
-    "deadline": lambda frame: frame.view.deadline_s[frame.rows] - frame.view.now_s,
+    "arrival": lambda frame: frame.of(frame.view.arrival_s) - frame.view.now_s,
+    "deadline": lambda frame: frame.of(frame.view.deadline_s) - frame.view.now_s,
     "slo": _plain("slo_s"),
     "tokens": _plain("tokens"),
     "text_tokens": _plain("text_tokens"),
@@ -240,10 +293,10 @@ LOADERS: dict[str, Callable[[Frame], Array]] = {
     "steps_total": _plain("steps_total"),
     "steps": _plain("steps_total"),  # the knob's present value, in `degrade`
     "alone": _plain("alone_s"),
-    "class": lambda frame: frame.tick.class_index()[frame.rows],
-    "rank": lambda frame: frame.tick.classes.rank[frame.column("class")],
-    "weight": lambda frame: frame.tick.classes.weight[frame.column("class")],
-    "miss": lambda frame: frame.tick.classes.miss[frame.column("class")],
+    "class": lambda frame: frame.of(frame.tick.class_index()),
+    "rank": lambda frame: frame.tick.classes.rank.take(frame.column("class")),
+    "weight": lambda frame: frame.tick.classes.weight.take(frame.column("class")),
+    "miss": lambda frame: frame.tick.classes.miss.take(frame.column("class")),
     "tier": _tier,
     "age": lambda frame: -frame.column("arrival"),
     "waited": _plain("waited_s"),
@@ -251,8 +304,10 @@ LOADERS: dict[str, Callable[[Frame], Array]] = {
     "steps_done": _plain("steps_done"),
     "steps_left": lambda frame: frame.column("steps_total") - frame.column("steps_done"),
     "preemptions": _plain("preemptions"),
-    "waiting": lambda frame: WITHOUT_GPUS[frame.view.state[frame.rows]],
-    "running": lambda frame: WITH_GPUS[frame.view.state[frame.rows]],
+    "last_gpus": _plain("last_sp"),
+    "cache": lambda frame: np.zeros(frame.size),  # the knob's present value, in `degrade`
+    "waiting": lambda frame: WITHOUT_GPUS.take(frame.of(frame.view.state)),
+    "running": lambda frame: WITH_GPUS.take(frame.of(frame.view.state)),
     "late": lambda frame: frame.column("deadline") < 0,
     "lateness": lambda frame: -frame.column("deadline"),
     "sp": _plain("sp"),
@@ -265,6 +320,7 @@ LOADERS: dict[str, Callable[[Frame], Array]] = {
     "#gpu": _plain("gpu_s"),
     "#slack": lambda frame: frame.column("deadline")[:, None] - frame.column("#remaining"),
     "#gain": _gain,
+    "#mem": _memory,
 }
 
 SYMBOLS = frozenset({"class", "stage", "tag", "model", "tenant"})
@@ -275,6 +331,7 @@ SYSTEM: dict[str, Callable[[View], float]] = {
     "gpus": lambda view: float(view.gpus),
     "free": lambda view: float(view.free),
     "load": lambda view: view.load,
+    "gpu_mem": lambda view: view.gpu_memory_bytes,
 }
 """Attributes with one value a tick."""
 

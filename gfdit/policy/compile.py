@@ -42,7 +42,7 @@ from gfdit.lang.program import (
 )
 from gfdit.lang.schema import Level
 from gfdit.lang.types import Kind
-from gfdit.policy.columns import ARRIVALS, PLANNABLE, SYSTEM, WITHOUT_GPUS, Fn, Frame, Tick, gather, symbols
+from gfdit.policy.columns import ARRIVALS, PLANNABLE, SYSTEM, WITHOUT_GPUS, Fn, Frame, Tick, at, gather, spread, symbols
 
 _BINARY: dict[BinaryOp, Callable[[Any, Any], Any]] = {
     BinaryOp.ADD: operator.add,
@@ -59,8 +59,16 @@ COMPARE: dict[CompareOp, Callable[[Any, Any], Any]] = {
     CompareOp.GE: operator.ge,
 }
 _DENOISE = STAGE_CODE[Stage.DENOISE]
-_TABLE = {"step_time": "#step", "remaining": "#remaining", "finish": "#remaining", "slack": "#slack", "gain": "#gain"}
-_MISSING = {"slack": -np.inf, "gain": 0.0}  # at a degree that is not offered, or of a request without GPUs
+_TABLE = {
+    "step_time": "#step",
+    "remaining": "#remaining",
+    "finish": "#remaining",
+    "slack": "#slack",
+    "gain": "#gain",
+    "mem": "#mem",
+}
+# at a degree that is not offered, or of a request without GPUs
+_MISSING = {"slack": -np.inf, "gain": 0.0, "mem": -np.inf}
 
 
 def lift(fn: Fn, level: Level, to: Level) -> Fn:
@@ -83,7 +91,8 @@ Watch = Callable[[Expr, Any], None]
 class Compiler:
     """Compiles the expressions of one program; `let`s are computed once a frame, aggregates once a tick.
 
-    `watch` sees what each condition came to, for coverage; without one, watching costs nothing.
+    `window`: seconds of the `batch` clause. `watch` sees what each condition came to, for coverage; without one,
+    watching costs nothing.
     """
 
     def __init__(
@@ -92,8 +101,10 @@ class Compiler:
         watch: Watch | None = None,
         modes: tuple[Mode, ...] = (),
         states: tuple[State, ...] = (),
+        window: float = 0.0,
     ) -> None:
         self.watch = watch
+        self._window = window
         self._lets: dict[str, tuple[Fn, Level]] = {}
         self._aggregates = 0
         for mode in modes:
@@ -170,6 +181,9 @@ class Compiler:
             return lambda frame: read(frame.view)
         if name in ARRIVALS:
             return _carried(name)
+        if name == "window":
+            window = self._window
+            return lambda frame: window
         if name == "next":
             return lambda frame: frame.tick.degrees[None, None, :]
         if name == "sp" and expr.level is Level.DEGREE:
@@ -218,11 +232,15 @@ class Compiler:
                 return self._moving_average(expr)
             case "free" | "busy" | "backlog":
                 return _of_pool(expr)
+            case "miss_rate":
+                assert isinstance(expr.args[0], Const)
+                missed = f"carried missed {expr.args[0].value}"
+                return lambda frame: frame.tick.scalars.get(missed, 0.0)
             case "queued":
                 return self._over_class(expr, lambda frame, mask: float(np.count_nonzero(mask)))
             case "longest_wait":
                 return self._over_class(
-                    expr, lambda frame, mask: float(np.max(frame.column("waited"), where=mask, initial=0.0))
+                    expr, lambda frame, mask: float(frame.column("waited").compress(mask).max(initial=0.0))
                 )
             case _:
                 return self._per_degree(expr.function, expr.args[0])
@@ -238,7 +256,7 @@ class Compiler:
             case Name(name="sp", level=Level.DEGREE):
                 return lambda frame: frame.column(table)
             case Name(name="sp_best"):
-                return lambda frame: frame.column(table)[np.arange(frame.size), frame.column("best")]
+                return lambda frame: at(frame.column(table), frame.column("best"))
             case Name(name="sp"):
                 return lambda frame: gather(frame.column(table), frame.column("present"), missing)
             case Const(value=degree):
@@ -258,7 +276,7 @@ class Compiler:
             scalars = frame.tick.scalars
             if key not in scalars:
                 live = frame.tick.live()
-                waiting = WITHOUT_GPUS[live.view.state[live.rows]]
+                waiting = WITHOUT_GPUS.take(live.of(live.view.state))
                 scalars[key] = measure(live, waiting if in_class is None else waiting & in_class(live))
             return float(scalars[key])
 
@@ -291,11 +309,11 @@ class Compiler:
             if key not in scalars:
                 live = frame.tick.live()
                 shape = (live.size,)
-                mask = np.ones(shape, dtype=bool) if where is None else np.broadcast_to(where(live), shape)
+                mask = np.ones(shape, dtype=bool) if where is None else spread(where(live), shape)
                 if value is None:
                     scalars[key] = float(np.count_nonzero(mask))
                 else:
-                    scalars[key] = _reduce(kind, np.broadcast_to(value(live), shape)[mask])
+                    scalars[key] = _reduce(kind, spread(value(live), shape)[mask])
             return float(scalars[key])
 
         return compute

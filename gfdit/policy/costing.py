@@ -8,25 +8,22 @@ constants that were measured:
 
     gfdit cost --calibrate
 
-May not run a policy, except to measure the constants.
+May not run a policy; imports neither NumPy nor the scheduler, so that `gfdit check` may ask it.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import assert_never
 
-import numpy as np
-
-from gfdit.core.proposal import Fate, Verdict
 from gfdit.lang import program as ir
 from gfdit.lang.schema import Level
 
 COMMON_DEGREES = (1, 2, 4, 8)
 MOST_QUOTED = 4  # values that a decision quotes
-STEPS_A_QUOTE = 30  # to pick a value out of its column and print it
+STEPS_A_QUOTE = 1.5  # to pick a value out of its column; it is printed when somebody asks
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +142,7 @@ class _Counter:
         yield Part("tick", 0, "freeze, frames, the walk and the proposal", "N", self._always())
         for rule in self.program.classes:
             yield self._part(rule.clause, "N", self._condition(rule.when, n) + _calls(2, n))
-        for admission in self.program.admit:
-            yield self._part(admission.clause, "N", self._admission(admission))
+        yield from self._admissions()
         keys = sum((self._expr(key.value, n) for key in self.program.order.keys), Work())
         yield self._part(self.program.order.clause, "N log N", keys + self._sort(len(self.program.order.keys)))
         if self.program.triage is not None:
@@ -158,10 +154,23 @@ class _Counter:
                 yield from self._stage(stage)
         for preempt in self.program.preempts:
             yield self._part(preempt.clause, "N x P", self._preempt(preempt))
-        if self.program.allocate.value is not None and self.program.allocate.clause is not None:
-            yield self._part(self.program.allocate.clause, "G x S x G", self._knapsack(self.program.allocate.value))
-        for guard in self.program.guards:
-            yield self._part(guard.clause, "N", self._expr(guard.condition, n) + Work(steps=1))
+        if self.program.batch is not None:
+            yield self._part(self.program.batch.clause, "N", self._batch(self.program.batch))
+        yield from self._solver(self.program.allocate)
+        yield from self._whole_system()
+
+    def _whole_system(self) -> Iterator[Part]:
+        """What is evaluated once a tick over everybody: pools, modes, states, reactions, guards."""
+        n = self.size.requests
+        if self.program.pools:  # each pool has a plan of its own, over the rows of its stages
+            shares = (_calls(40, n) + Work(objects=self.size.gpus, steps=20 + n)).times(len(self.program.pools))
+            yield self._part(self.program.pools[0].clause, "N", shares)
+        for resize in self.program.resizes:
+            yield self._part(resize.clause, "N", self._expr(resize.when, n) + Work(objects=n, steps=6))
+        for stage in self.program.stages:
+            if stage.spill is not None and not stage.follows:
+                again = _calls(4, n) + Work(objects=n, steps=n)
+                yield self._part(stage.spill.clause, "N", self._expr(stage.spill.when, n) + again)
         for mode in self.program.modes:
             both = self._expr(mode.when, n) + self._expr(mode.until, n)
             yield self._part(mode.clause, "N", both + Work(steps=4))
@@ -169,6 +178,11 @@ class _Counter:
             classes = len(self.program.classes) + 1 if state.per_class else 1
             one = self._expr(state.next, n) + _calls(4, n) + Work(steps=4)
             yield self._part(state.clause, "N", one.times(classes))
+        for react in self.program.reacts:
+            work = self._condition(react.when, n) + _calls(6, n) + Work(objects=n, steps=2 * n + 4)
+            yield self._part(react.clause, "N", work + self._quotes(react.when, n))
+        for guard in self.program.guards:
+            yield self._part(guard.clause, "N", self._expr(guard.condition, n) + Work(steps=1))
 
     def _part(self, clause: ir.Clause, scale: str, work: Work) -> Part:
         lines = self.program.source.slice(clause.span).splitlines()
@@ -186,25 +200,31 @@ class _Counter:
         n = self.size.requests
         return Work(calls=2 * keys, elements=8 * keys * n * math.log2(max(n, 2)))
 
-    def _admission(self, rule: ir.AdmitRule) -> Work:
+    def _admissions(self) -> Iterator[Part]:
+        """Every rule is asked about everybody; a request has one verdict, which the dearest rule may have to give."""
         n, table = self.size.requests, self.size.requests * self.size.degrees
-        work = self._condition(rule.when, n) + _calls(6, n) + Work(objects=2 * n, steps=n) + self._quotes(rule.when, n)
-        for change in rule.changes:
-            work += self._expr(change.value, n) + _calls(6, n) + _calls(6, table)
-        return work
+        quotes = [self._quotes(rule.when, n) for rule in self.program.admit]
+        dearest = max(range(len(quotes)), key=lambda number: quotes[number].steps, default=0)
+        for number, rule in enumerate(self.program.admit):
+            work = self._condition(rule.when, n) + _calls(6, n) + Work(objects=2 * n)
+            for change in rule.changes:
+                work += self._expr(change.value, n) + _calls(6, n) + _calls(6, table)
+            if number == dearest:
+                work += Work(steps=n) + quotes[number]
+            yield self._part(rule.clause, "N", work)
 
     def _triage(self, triage: ir.Triage) -> Work:
         n, table = self.size.requests, self.size.requests * self.size.degrees
         keys = self._expr(triage.by.value, n) + self._expr(triage.shed, n)
-        return keys + _calls(12, n) + _calls(6, table) + self._sort(3) + Work(objects=4 * n, steps=2 * n)
+        return keys + _calls(12, n) + _calls(6, table) + self._sort(3) + Work(objects=4 * n, steps=n)
 
     def _stage(self, stage: ir.StageClause) -> Iterator[Part]:
         n, s, placed = self.size.requests, self.size.degrees, self.size.placed
         base = _calls(8, n * s) + Work(objects=n * s)
         if stage.sticky is not None:
-            base += Work(steps=3 * n)
+            base += Work(steps=3 * placed)
         if stage.reserve is not None:
-            base += Work(objects=3 * n * s, steps=3 * n)
+            base += Work(objects=3 * n * s, steps=n)
         degree = stage.degree
         if isinstance(degree, ir.FixedDegree):
             yield self._part(degree.clause, "N x S", base + self._expr(degree.value, n))
@@ -212,7 +232,7 @@ class _Counter:
             for number, alternative in enumerate(degree.alternatives):
                 own = self._condition(alternative.where, n) + self._condition(alternative.key, n)
                 own += (
-                    _calls(4, n * s) + Work(objects=5 * n * s, steps=0.5 * n) + self._quotes(alternative.where, placed)
+                    _calls(4, n * s) + Work(objects=5 * n * s, steps=0.2 * n) + self._quotes(alternative.where, placed)
                 )
                 yield self._part(alternative.clause, "N x S", own if number else own + base)
         if stage.hold is not None:
@@ -224,27 +244,57 @@ class _Counter:
         placed, s = self.size.placed, self.size.degrees
         pairs = placed * s * s
         work = self._condition(grow.where, placed) + self._condition(grow.most, placed) + _calls(4, pairs)
-        work += Work(objects=pairs, steps=2 * placed * s) + self._quotes(grow.where, placed * s)
+        work += Work(objects=pairs, steps=2 * placed * s) + self._quotes(grow.where, placed)
         for key in grow.by:
             work += self._expr(key.value, placed) + _calls(2, pairs) + Work(objects=pairs, steps=2 * placed * s)
         return work
 
     def _preempt(self, preempt: ir.Preempt) -> Work:
-        """Every request may be a winner for whom all victims are looked through in vain."""
+        """Every request may be a winner for whom all victims are looked through in vain; the victims are judged anew
+        whenever some were taken."""
         n, placed = self.size.requests, self.size.placed
-        once = (
-            self._condition(preempt.when, n) + _calls(4, n) + Work(objects=n, steps=n) + self._quotes(preempt.when, n)
-        )
+        once = self._condition(preempt.when, n) + _calls(4, n) + Work(objects=n, steps=n)
         keys = sum((self._expr(key.value, placed) for key in preempt.by), Work())
-        a_winner = self._condition(preempt.where, placed) + keys + _calls(16, placed)
-        a_winner += Work(steps=4 + placed * (4 + 2 * len(preempt.takes)))
-        return once + a_winner.times(n)
+        judged = self._condition(preempt.where, placed) + keys + _calls(16, placed)
+        judged += Work(steps=4 + placed * (4 + 2 * len(preempt.takes)))
+        takings = min(n, placed, preempt.limit or placed)
+        once += self._quotes(preempt.when, takings)
+        return once + judged.times(takings + 1) + Work(steps=5 + 0.12 * placed).times(n)
+
+    def _batch(self, batch: ir.Batch) -> Work:
+        """Keys and condition of everybody, and a walk that gathers those with equal keys."""
+        n = self.size.requests
+        keys = sum((self._expr(key, n) for key in batch.by), Work())
+        gathered = Work(objects=(2 + len(batch.by)) * n, steps=n)
+        return keys + self._condition(batch.where, n) + _calls(6, n) + gathered + self._sort(1)
+
+    def _solver(self, allocate: ir.Allocate) -> Iterator[Part]:
+        value, clause = allocate.value, allocate.clause
+        if value is None or clause is None:
+            return
+        match allocate.kind:
+            case ir.AllocateKind.KNAPSACK:
+                yield self._part(clause, "G x S x G", self._knapsack(value))
+            case ir.AllocateKind.ROLLOUT:
+                yield self._part(clause, "H x B x G", self._rollout(value, allocate.horizon, allocate.beam))
+            case ir.AllocateKind.GREEDY | ir.AllocateKind.BACKFILL:
+                return
+            case _:
+                assert_never(allocate.kind)
 
     def _knapsack(self, value: ir.Expr) -> Work:
         n, gpus, s = self.size.requests, self.size.gpus, self.size.degrees
         candidates = min(n, max(32, 4 * gpus))
         table = _calls(2 * s, gpus).times(candidates)
-        return self._expr(value, candidates) + table + _calls(20, n) + Work(objects=n, steps=4 * candidates * s)
+        return self._expr(value, candidates) + table + _calls(20, n) + Work(objects=n, steps=candidates * s)
+
+    def _rollout(self, value: ir.Expr, horizon: int, beam: int) -> Work:
+        """For each of the first requests, every plan kept meets every degree, and the ranks' times are sorted anew."""
+        gpus, s = self.size.gpus, self.size.degrees
+        requests = min(horizon, self.size.requests)
+        sorting = _calls(1, beam * gpus * math.log2(max(gpus, 2)))
+        turn = self._expr(value, beam) + _calls(16, beam * s) + _calls(4, beam * gpus) + sorting + Work(steps=8 + s)
+        return turn.times(requests) + _calls(20, self.size.requests) + Work(objects=gpus, steps=4 * requests * s)
 
     def _quotes(self, condition: ir.Expr | None, times: float) -> Work:
         """Decisions quote both sides of the comparisons in their condition, constants left out."""
@@ -304,49 +354,4 @@ class _Counter:
                 return 1
 
 
-# ---- measuring ------------------------------------------------------------------------------------------------------
-
-
-def calibrate(rounds: int = 7) -> Constants:
-    """The constants of this machine: of `rounds` measurements of each, the median. Takes about a second."""
-    small, large = np.arange(4.0), np.arange(100_000.0)
-    picks = np.arange(0, 100_000, 2)
-    call = _seconds(lambda: _closures(small), rounds) / 3000
-    element = _seconds(lambda: _vectors(large, picks), rounds) / (3 * len(large) + len(picks))
-    made = _seconds(lambda: large.tolist(), rounds) / len(large)
-    return Constants(call, element, made, _seconds(_visits, rounds) / 1000)
-
-
-def _seconds(work: Callable[[], object], rounds: int) -> float:
-    found = []
-    for _ in range(rounds):
-        begin = time.thread_time()  # of this thread alone: a busy machine must not count
-        work()
-        found.append(time.thread_time() - begin)
-    return sorted(found)[rounds // 2]
-
-
-def _closures(x: np.ndarray) -> None:
-    """3,000 calls, nested as compiled expressions are."""
-    compiled = _nested(_nested(_nested(lambda frame: frame)))
-    for _ in range(1000):
-        compiled(x)
-
-
-def _nested(inner: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda frame: np.add(inner(frame), 1.0)
-
-
-def _vectors(x: np.ndarray, picks: np.ndarray) -> None:
-    np.logical_not(np.less(np.add(x, x), 3.0))
-    x[picks]
-
-
-def _visits() -> None:
-    """1,000 steps: a call, a decision object, an entry of a table."""
-    table: dict[int, Verdict] = {}
-    for row in range(1000):
-        table[row] = Verdict(row, Fate.ADMIT, "class", message=str(row))
-
-
-__all__ = ["CALIBRATED", "Bound", "Constants", "Part", "Size", "Work", "bound", "calibrate"]
+__all__ = ["CALIBRATED", "Bound", "Constants", "Part", "Size", "Work", "bound"]

@@ -1,8 +1,9 @@
 """Which clauses of a policy its tests have tried, and which of their outcomes they have seen.
 
 A clause with a condition has two outcomes, true and false, seen as it is evaluated; a clause without one has been tried
-when some decision names it. Declarations (`param`, `let`, `allocate`, `tick`, `fallback`, ...) decide nothing by
-themselves and are not counted. May not change what a policy decides.
+when some decision names it: a pool when a request was placed in it, a state when it has moved, a batch when some
+requests shared one, aging when some request has waited for as long. Declarations (`param`, `let`, `allocate greedy`,
+`tick`, `fallback`, ...) decide nothing by themselves and are not counted. May not change what a policy decides.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 
 from gfdit.core.proposal import Because, Proposal, Verdict, WaitReason
 from gfdit.core.view import View
+from gfdit.core.work import STAGES
 from gfdit.lang import program as ir
 from gfdit.lang.frozen import Frozen
 from gfdit.lang.source import Span
@@ -25,6 +27,7 @@ from gfdit.policy.chooser import title_of
 from gfdit.policy.takeback import title_of as preempt_title
 
 _EXPRESSIONS = get_args(ir.Expr)
+_SOLVERS = (ir.AllocateKind.KNAPSACK.value, ir.AllocateKind.ROLLOUT.value)
 
 
 class Gap(StrEnum):
@@ -81,6 +84,8 @@ class Coverage:
 
     def __init__(self, program: ir.Program) -> None:
         self._points = tuple(_points(program))
+        self._stages = {clause.stage: clause for clause in program.stages}
+        self._aging = program.aging
         self._true: Counter[Span] = Counter()
         self._false: Counter[Span] = Counter()
         self._decided: Counter[tuple[str, int]] = Counter()
@@ -96,18 +101,41 @@ class Coverage:
             self._because(verdict.because)
             self._decided[(f"class {verdict.class_name}", 0)] += 1
 
-    def planned(self, view: View, proposal: Proposal) -> None:
+    def planned(self, view: View, proposal: Proposal, moved: Iterable[str] = ()) -> None:
+        """`moved`: the states that are not where they began."""
         for place in proposal.places:
             self._because(place.because)
+            if (clause := self._stages.get(STAGES[view.stage[place.row]])) is not None:
+                self._placed(clause, place.because)
         for cap in proposal.caps:
             self._because(cap.because)
+        for batch in proposal.batches:
+            self._because(batch.because)
+        for note in proposal.notes:
+            self._decided[(note.partition(":")[0], 0)] += 1
+        for state in moved:
+            self._decided[(f"state {state}", 0)] += 1
         aside = bool(proposal.turns) or WaitReason.SET_ASIDE in proposal.waits.values()
         self._decided[("triage", aside)] += 1
         self._decided[("order", 0)] += int(view.plannable.sum()) > 1
+        if self._aging is not None:
+            self._decided[("aging", 0)] += bool((view.waited_s >= self._aging.every).any())
 
     def clauses(self) -> tuple[Covered, ...]:
         """Every clause that counts, in the order of the text."""
         return tuple(self._covered(point) for point in sorted(self._points, key=lambda point: (point.line, point.id)))
+
+    def _placed(self, clause: ir.StageClause, because: Because | None) -> None:
+        """A request got ranks in this stage. A knapsack or a rollout picks among what the stage's clause admits."""
+        self._decided[(f"pool {clause.pool}", 0)] += 1
+        if because is not None and because.clause not in _SOLVERS:
+            return
+        if isinstance(clause.degree, ir.FixedDegree):
+            self._decided[("sp fixed", clause.degree.clause.line)] += 1
+        else:
+            for number, alternative in enumerate(clause.degree.alternatives):
+                if alternative.where is None:
+                    self._decided[(title_of(number), alternative.clause.line)] += 1
 
     def _because(self, because: Because | None) -> None:
         if because is not None:
@@ -148,7 +176,8 @@ def _points(program: ir.Program) -> Iterator[_Point]:
                 several = len(conditions) > 1
                 own_id = f"{clause.id}.{field}" if several else clause.id
                 yield _Point(own_id, clause.line, text, condition.span, None if several else named)
-        if not conditions and named is not None and clause.span not in seen:
+        alone = not conditions or len(conditions) > 1  # a clause with several conditions decides for itself
+        if alone and named is not None and clause.span not in seen:
             seen.add(clause.span)
             yield _Point(clause.id, clause.line, text, None, named)
 
@@ -176,27 +205,37 @@ def _clauses(program: ir.Program) -> Iterator[tuple[ir.Clause, _Conditions, tupl
 
 
 def _named(node: Frozen, clause: ir.Clause, program: ir.Program) -> tuple[str, int] | None:
+    """How a decision names a clause: what explanations say, and the line."""
     match node:
-        case ir.Order():
-            return "order", 0
-        case ir.ClassRule(name=name):
-            return f"class {name}", 0
         case ir.AdmitRule(verdict=verdict) if verdict is not ir.Verdict.DEGRADE:
             return f"admit, {verdict.value}", clause.line
-        case ir.FixedDegree():
-            return "sp fixed", clause.line
-        case ir.Grow():
-            return "grow", clause.line
-        case ir.Hold():
-            return "hold", clause.line
         case ir.Preempt():
             return preempt_title(program.preempts.index(node)), clause.line
-        case ir.Triage():
-            return "triage", clause.line
-        case ir.Allocate(kind=ir.AllocateKind.KNAPSACK):
-            return "knapsack", clause.line
+        case ir.Allocate(kind=kind) if kind.value in _SOLVERS:
+            return kind.value, clause.line
+        case ir.React(event=event):
+            return f"react {event}, line {clause.line}", 0
+        case ir.ClassRule(name=name) | ir.Pool(name=name) | ir.State(name=name):
+            return f"{_WORDS[type(node)]} {name}", 0
+        case ir.Order() | ir.Aging():
+            return _WORDS[type(node)], 0
         case _:
-            return None
+            word = _WORDS.get(type(node))
+            return None if word is None else (word, clause.line)
+
+
+_WORDS: dict[type, str] = {
+    ir.ClassRule: "class",
+    ir.Pool: "pool",
+    ir.State: "state",
+    ir.Order: "order",
+    ir.Aging: "aging",
+    ir.Triage: "triage",
+    ir.FixedDegree: "sp fixed",
+    ir.Grow: "grow",
+    ir.Hold: "hold",
+    ir.Batch: "batch",
+}
 
 
 def _conditions(node: Frozen) -> _Conditions:

@@ -58,7 +58,7 @@ class Comparison:
     def admit(self, view: View, rows: I8) -> list[Verdict]:
         """Ask both about new requests; the answer is A's."""
         a, b = self.a.admit(view, rows), self.b.admit(view, rows)
-        self._note(list(_fates(view, a, b)))
+        self._note(list(fate_differences(view, a, b)))
         return a
 
     def plan(self, view: View) -> Proposal:
@@ -66,7 +66,7 @@ class Comparison:
         self.ticks += 1
         orders = self.a.order(view), self.b.order(view)
         a, b = self.a.plan(view), self.b.plan(view)
-        found = [*_orders(view, *orders), *_degrees(view, a, b)]
+        found = [*order_differences(view, *orders), *degree_differences(view, a, b)]
         self.differing += bool(found)
         self._note(found)
         return a
@@ -102,7 +102,7 @@ class Watched:
     """Any policy drives, both of a comparison watch."""
 
     def __init__(self, driver: Policy, comparison: Comparison) -> None:
-        self._driver = driver
+        self.driver = driver
         self._comparison = comparison
         self.name, self.version, self.sha = driver.name, driver.version, driver.sha
         self.limits, self.tick_every_s, self.tick_on = driver.limits, driver.tick_every_s, driver.tick_on
@@ -110,28 +110,28 @@ class Watched:
 
     def admit(self, view: View, rows: I8) -> list[Verdict]:
         self._comparison.admit(view, rows)
-        return self._driver.admit(view, rows)
+        return self.driver.admit(view, rows)
 
     def plan(self, view: View) -> Proposal:
         self._comparison.plan(view)
-        return self._driver.plan(view)
+        return self.driver.plan(view)
 
 
-def _fates(view: View, a: list[Verdict], b: list[Verdict]) -> Iterator[Disagreement]:
+def fate_differences(view: View, a: list[Verdict], b: list[Verdict]) -> Iterator[Disagreement]:
     for one, other in zip(a, b, strict=True):
-        answers = [
-            Answer(_fate(verdict) + (f" with {verdict.steps} steps" if verdict.steps else ""), verdict.because)
-            for verdict in (one, other)
-        ]
+        answers = [Answer(_fate(verdict), verdict.because) for verdict in (one, other)]
         if answers[0].text != answers[1].text:
             yield Disagreement(view.now_s, view.ids[one.row], Aspect.FATE, *answers)
 
 
 def _fate(verdict: Verdict) -> str:
-    return verdict.fate.name.lower()
+    """Admitted, deferred or rejected, and with what it was degraded to."""
+    degraded = [] if verdict.steps is None else [f"{verdict.steps} steps"]
+    degraded += [] if verdict.cache is None else [f"cache {verdict.cache:.0%}"]
+    return verdict.fate.name.lower() + (f" with {' and '.join(degraded)}" if degraded else "")
 
 
-def _orders(view: View, a: list[int], b: list[int]) -> Iterator[Disagreement]:
+def order_differences(view: View, a: list[int], b: list[int]) -> Iterator[Disagreement]:
     if a == b:
         return
     place_in_b = {row: place for place, row in enumerate(b, 1)}
@@ -141,7 +141,7 @@ def _orders(view: View, a: list[int], b: list[int]) -> Iterator[Disagreement]:
             yield Disagreement(view.now_s, view.ids[row], Aspect.ORDER, *answers)
 
 
-def _degrees(view: View, a: Proposal, b: Proposal) -> Iterator[Disagreement]:
+def degree_differences(view: View, a: Proposal, b: Proposal) -> Iterator[Disagreement]:
     """Rows that get another number of ranks, are capped otherwise, or are turned away by one of the two."""
     answers = [_answers(proposal) for proposal in (a, b)]
     for row in sorted({*answers[0], *answers[1]}):

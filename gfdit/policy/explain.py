@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, assert_never
 
 import numpy as np
 
+from gfdit.core.proposal import Because
 from gfdit.lang.program import (
     Aggregate,
     Binary,
@@ -24,12 +26,13 @@ from gfdit.lang.program import (
     UnaryOp,
 )
 from gfdit.lang.schema import Level
-from gfdit.lang.types import GPU, PLAIN, SECOND, Kind, Type, dim_text
+from gfdit.lang.types import BYTE, GPU, PLAIN, SECOND, Kind, Type, dim_text
 from gfdit.policy.columns import Fn, Frame
 from gfdit.policy.compile import COMPARE, Compiler
 from gfdit.units import human_s
 
 MOST_VALUES = 4
+GIB = 2.0**30
 
 
 def show(expr: Expr) -> str:
@@ -68,6 +71,8 @@ def render(kind: Type, value: float | bool) -> str:
     if kind.kind is Kind.BOOL:
         return "true" if value else "false"
     if isinstance(value, float | int) and not math.isfinite(value):
+        if kind.kind is Kind.NUM and kind.dim == BYTE:
+            return "unknown"
         return "none" if math.isnan(value) else "never" if value > 0 else "-unbounded"
     if kind.kind is Kind.INSTANT:
         return f"{'' if value < 0 else '+'}{human_s(value)}"
@@ -75,6 +80,8 @@ def render(kind: Type, value: float | bool) -> str:
         return str(value)
     if kind.dim == SECOND:
         return human_s(value)
+    if kind.dim == BYTE:
+        return f"{value / GIB:.4g} GiB"
     if kind.dim == PLAIN:
         return f"{value:.4g}"
     return f"{value:.0f} gpu" if kind.dim == GPU else f"{value:.4g} {dim_text(kind.dim)}"
@@ -145,26 +152,69 @@ class Condition:
         return truth, compared
 
 
-def quote(
-    compared: Compared, at: tuple[int, ...], degree: int | None = None, wider: int | None = None
-) -> tuple[tuple[str, str], ...]:
-    """The compared values at one index of the columns, constants left out; `sp` and `next` replaced by degrees."""
-    found: list[tuple[str, str]] = []
-    for side, values in compared:
-        if side.level is Level.CONST or len(found) == MOST_VALUES:
-            continue
-        text = side.text
-        if wider is not None:
-            text = text.replace("(next)", f"({wider})")
-        if degree is not None:
-            text = text.replace("(sp)", f"({degree})")
-        found.append((text, render(side.type, pick(values, at))))
-    return tuple(found)
+Values = tuple[tuple[str, str], ...]
+"""Up to four compared values as a decision quotes them: what, and how much."""
+
+
+class Quoting(Because):
+    """A reason whose values are written out when somebody reads them. Equal to the `Because` that it stands for."""
+
+    __slots__ = ("_write",)
+
+    def __init__(self, clause: str, line: int = 0, values: Values | Callable[[], Values] = ()) -> None:
+        object.__setattr__(self, "clause", clause)
+        object.__setattr__(self, "line", line)
+        object.__setattr__(self, "_write" if callable(values) else "values", values)
+
+    def __getattr__(self, name: str) -> Values:
+        """Called for a slot that is still empty, which `values` is until it is first read."""
+        if name != "values":
+            raise AttributeError(name)
+        values: Values = object.__getattribute__(self, "_write")()
+        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "_write", None)
+        return values
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Because):
+            return NotImplemented
+        return (self.clause, self.line, self.values) == (other.clause, other.line, other.values)
+
+    def __hash__(self) -> int:
+        return hash((self.clause, self.line, self.values))
+
+    def __reduce__(self) -> tuple[type[Because], tuple[str, int, Values]]:
+        return Because, (self.clause, self.line, self.values)
+
+
+def quoting(
+    clause: str,
+    line: int,
+    compared: Compared,
+    at: tuple[int, ...],
+    degree: int | None = None,
+    wider: int | None = None,
+) -> Because:
+    """The reason of a decision, with the compared values at one index of the columns, constants left out; `sp` and
+    `next` in their texts stand for degrees."""
+    shown = [(side, pick(values, at)) for side, values in compared if side.level is not Level.CONST][:MOST_VALUES]
+    if not shown:
+        return Because(clause, line)
+
+    def write() -> Values:
+        return tuple((_with_degrees(side.text, degree, wider), render(side.type, value)) for side, value in shown)
+
+    return Quoting(clause, line, write)
+
+
+def _with_degrees(text: str, degree: int | None, wider: int | None) -> str:
+    if wider is not None:
+        text = text.replace("(next)", f"({wider})")
+    return text if degree is None else text.replace("(sp)", f"({degree})")
 
 
 def pick(values: Any, at: tuple[int, ...]) -> Any:
     """One element of a value that broadcasts over the shape that `at` indexes."""
-    shape = np.shape(values)
-    if not shape:
-        return values.item() if isinstance(values, np.generic) else values
-    return values[tuple(0 if size == 1 else index for index, size in zip(at, shape, strict=True))].item()
+    if not isinstance(values, np.ndarray) or not values.ndim:
+        return values.item() if isinstance(values, np.generic | np.ndarray) else values
+    return values.item(*[0 if size == 1 else index for index, size in zip(at, values.shape, strict=True)])

@@ -5,18 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 
 from gfdit.errors import UsageError
-from gfdit.lang.extends import expand
+from gfdit.lang.extends import Find, expand
 from gfdit.policy import library
 
 
 def expanded(text: str, folder: Path | None) -> str:
     """The whole policy. Its base is looked for in `folder` first, then among the shipped policies."""
 
-    def find(name: str) -> str | None:
-        beside = None if folder is None else folder / f"{name}{library.SUFFIX}"
+    def beside(name: str) -> str | None:
+        path = None if folder is None else folder / f"{name}{library.SUFFIX}"
         try:
-            path = beside if beside is not None and beside.is_file() else library.shipped_policy(name)
-            return path.read_text(encoding="utf-8")
+            return path.read_text(encoding="utf-8") if path is not None and path.is_file() else None
+        except (OSError, UnicodeDecodeError):
+            return None
+
+    return expanded_with(text, beside)
+
+
+def expanded_with(text: str, first: Find) -> str:
+    """The whole policy. Its base is what `first` gives, else a shipped policy."""
+
+    def find(name: str) -> str | None:
+        found = first(name)
+        if found is not None:
+            return found
+        try:
+            return library.shipped_policy(name).read_text(encoding="utf-8")
         except (UsageError, OSError, UnicodeDecodeError):
             return None
 

@@ -102,6 +102,9 @@ class Arrivals:
                 self._gap = gap if np.isinf(self._gap) else self._gap + ARRIVAL_WEIGHT * (gap - self._gap)
             self._latest = arrival
 
+    def inherit(self, earlier: Arrivals) -> None:
+        self._latest, self._gap = earlier._latest, earlier._gap
+
     def enter(self, tick: Tick) -> None:
         """Put both values where expressions read them. An arrival that is overdue counts already."""
         silence = 0.0 if self._latest is None else tick.view.now_s - self._latest[0]
@@ -158,6 +161,10 @@ class Memory:
             return self._modes[name].on
         state = self._states.get(name)
         return None if state is None or state.state.per_class else float(state.values[0])
+
+    def moved(self) -> tuple[str, ...]:
+        """The states that are not where they began."""
+        return tuple(name for name, found in self._states.items() if bool((found.values != found.state.start).any()))
 
     def inherit(self, earlier: Memory) -> None:
         """Take over what has the same name, and for states the same type and number of values."""

@@ -16,7 +16,7 @@ from textwrap import wrap
 
 from gfdit.lang.grammar import grammar_path
 from gfdit.lang.program import AggregateKind
-from gfdit.lang.schema import Arg, Attribute, Function, Level, Place, Schema
+from gfdit.lang.schema import Arg, Attribute, Event, Function, Level, Place, Schema
 from gfdit.lang.types import TYPE_NAMES, UNITS, dim_text
 from gfdit.policy.vocabulary import schema
 
@@ -51,9 +51,9 @@ smaller cluster is not divided. With pools every stage clause must say which it 
     "resize": """Moves the border between a pool and the rest, once the condition has held for its time without a break
 and `cooldown` has passed since the pool last changed. Nobody is interrupted: tasks end where they run.""",
     "admit": """Judges each new request. Rules are tried in order; the first `accept`, `reject` or `defer` that
-holds ends it, and no rule at all accepts. `degrade` lowers a parameter (never raises it) and goes on, so that
-later rules judge the degraded request. `because` answers the client. A deferred request is judged again about four
-times a second.""",
+holds ends it, and no rule at all accepts. `degrade` makes a parameter cheaper (never dearer, see [Knobs](#knobs))
+and goes on, so that later rules judge the degraded request. `because` answers the client. A deferred request is
+judged again about four times a second.""",
     "order": """Who comes first. Keys are compared one after the other, smaller first unless `desc`; `false` comes
 before `true`. Ties end in `arrival`, then the request id.""",
     "triage": """Keeps the largest set of requests that can still be on time. Walks all admitted requests with a
@@ -87,18 +87,43 @@ of them (see [Stages](#stages)). Encode, decode and finalize run on one GPU what
     "preempt": """Frees GPUs for a request that found no place. For each such request of the `for` classes (`any`:
 all) whose `when` holds, in plan order: victims of the `from` classes that pass `where` are taken in `by` order,
 newest first of equals, until the winner would fit. When all together do not make room, none is taken. The first
-action is tried on all victims, then the next. A victim placed in this plan gives way at once; one in the middle of
-a step does so at its next step boundary, and what it frees is kept for the winner meanwhile. A victim that would
-be late because of it is left alone unless its class is `preemptible` or it is late anyway. `limit n per t`: n
-victims at once, then one more every t / n. `protect t` shields groups younger than t. Nobody is preempted for a
-request that triage set aside.""",
+action is tried on all victims, then the next: `shrink to n` leaves a victim at most n GPUs; `pause` none; `demote`
+its narrowest degree, and puts it behind everybody in the order for as long as the winner lives. `migrate` frees no
+GPUs: it is for a winner that has enough of them, but not as one aligned block (2, 4 or 8 neighbours, as a group
+should have). Of the blocks whose other GPUs belong to victims alone it takes the one with the fewest to move; the
+victims go on beside it with as many GPUs as before, and the winner waits for the block (`migrating`) at most as
+long as for ranks. A victim placed in this plan gives way at once; one in the middle of a step does so at its next
+step boundary, and what it frees is kept for the winner meanwhile. A victim that would be late because of it is left
+alone unless its class is `preemptible` or it is late anyway. `limit n per t`: n victims at once, then one more
+every t / n. `protect t` shields groups younger than t. Nobody is preempted for a request that triage set aside.""",
+    "batch": """Which requests would share their tasks: those of one model, at the same stage and step, for which
+every `by` is equal and `where` holds. In plan order the first opens a batch, the next join it until `max`; then
+another one begins. A batch is served where its first member stands, its other members right behind. With `window t`
+a batch that is not full, and of which nobody has begun, waits for more until its first member has been there for t,
+but never longer than a member can wait and still be on time at its fastest degree. Requests in the middle of a
+step, those that triage set aside and those that a reaction holds back are in no batch.
+
+What is carried out today: order, window and the record of who belongs together. Each member still runs its own
+tasks on GPUs of its own; one task for a whole batch is left to a later version.""",
+    "react": """What happens when something happens: once for each event (see [Events](#events)), seen when the
+policy is evaluated. Without `when` it is about every admitted request, for an event of single requests about those
+it happened to; `when` picks among them, as they are then. `alert` says so on the console and in the journal. `raise
+n` lowers their tier by n, not below the tier that `aging` stops at (0 without it); until they end, or `for t`.
+`shrink to n for t` gives them at most n GPUs (the narrowest degree there is when all are wider), `pause for t`
+none, from their next step boundary on. Both need a time, so that nothing is held back for ever; a newer reaction to
+the same request replaces the older one of its kind (`shrink` and `pause` are one kind). What should hold all the
+time that a mode is on belongs into the clauses: `sp fixed if busy then ...`.""",
     "allocate": """`greedy` (the default) places every request that fits, in order, also behind one that does not.
-`backfill n` places at most n behind the first that does not fit.
-`knapsack maximizing x` picks the degrees, out of those that some alternative of the stage admits, with the largest sum
-of `x` over the first four requests for every free GPU in plan order; exactly, of equals the earlier request and the
-narrower degree. In `x`, `sp == 0 gpu` stands for not running now: `finish` is then never, `gain` 0. A stage of one GPU
-counts with the best value its request may still come to. What is left goes by `greedy`; so a value can only say who
-goes first, not that a GPU stays idle.""",
+`backfill n` places at most n behind the first that does not fit. `knapsack maximizing x` picks the degrees, out of
+those that some alternative of the stage admits, with the largest sum of `x` over the first four requests for every
+free GPU in plan order; exactly, of equals the earlier request and the narrower degree. In `x`, `sp == 0 gpu` stands
+for not running now: `finish` is then never, `gain` 0. A stage of one GPU counts with the best value its request may
+still come to. What is left goes by `greedy`; so a value can only say who goes first, not that a GPU stays idle.
+`rollout horizon n beam m minimizing x` looks ahead. It takes the first n requests in plan order one after the other
+and gives each a degree that some alternative of its stage admits; it begins when so many GPUs are free, now or
+later, as the running ones end. After each request the m plans with the smallest sum of `x` are kept; in `x`,
+`finish(sp)` and `slack(sp)` count from when the request would begin. What begins now in the best plan is placed;
+what that leaves free goes by `greedy`. Horizon and beam are bounded so that a tick stays below 5 ms.""",
     "tick": """When the policy is evaluated. Without this clause: after every event. `on` names the occasions,
 `every t` adds a period while requests are live; a period alone is the only occasion. On other events whoever is between
 two tasks goes on with the GPUs it has.""",
@@ -109,15 +134,18 @@ a tick that took longer than the limit (measured in live runs only). On an error
 for that tick. Missing parts mean `builtin.fcfs`, 3 errors, no time limit. The named policy is looked for beside
 the file, then among the shipped ones.""",
     "test": """A small world and what the plan must be in it. `cluster` is 8 GPUs when missing, the cost model a
-built-in one with degrees 1, 2 and 4. `at t` moves the clock with the last plan in force. `expect` reads fields of
-requests, such as `a.sp`, and `free`. Tests are checked with the file;
+built-in one with degrees 1, 2 and 4. `at t` moves the clock with the last plan in force; another
+`cluster` loses or joins workers. `expect` reads fields of requests, such as `a.sp`, and `free`; for tests alone there
+are `why`, `batch_leader`, `batch_size` and `cache` of a request, and `alerts`. Tests are checked with the file;
 `gfdit test mine.pol` runs them.""",
 }
 
 TICK = (
     "New requests are classified (`class`) and judged (`admit`).",
+    "`react` looks for events since the latest plan.",
     "`triage` sets aside who cannot be on time.",
-    "`order` sorts everybody who is not in the middle of a step; those set aside come last.",
+    "`order` sorts everybody who is not in the middle of a step; the demoted come behind them, those set aside last."
+    " `batch` puts alike requests together and holds them back for its window.",
     "`hold` keeps its groups; then GPUs are handed out in order (`stage`, `allocate`, `reserve`).",
     "`preempt` takes GPUs back for whoever found no place.",
     "`grow` gives the surplus to the placed.",
@@ -237,7 +265,7 @@ def page() -> str:
     words = schema()
     parts = [
         _INTRODUCTION,
-        _clauses(grammar, words),
+        _clauses(grammar),
         "## One tick\n\n" + "\n".join(f"{n}. {text}" for n, text in enumerate(TICK, 1)),
         _expressions(grammar),
         _units(),
@@ -246,10 +274,10 @@ def page() -> str:
         _listed(
             "Stages", {s.name: s.doc + (f"; follows `{s.follows}`" if s.follows else "") for s in words.stages.values()}
         ),
-        _listed("Knobs", {knob.name: knob.doc for knob in words.knobs.values()}, "What `degrade` may lower."),
+        _listed("Knobs", {knob.name: knob.doc for knob in words.knobs.values()}, _KNOBS),
         _listed("Triggers", words.triggers, "What `tick on` may name."),
+        _listed("Events", {item.name: _event(item) for item in words.events.values()}, _EVENTS),
         _listed("Preferences", words.preferences, _PREFERENCES),
-        _later(words),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -264,12 +292,16 @@ A policy is a header and clauses in any order. Newlines mean nothing, `#` begins
 words stand for themselves, `[ ]` is optional, `( )*` repeats, `|` chooses, `<name>` is explained in the same
 block, and NAME, NUMBER, STRING and EXPR are values."""
 
+_KNOBS = """What `degrade` may change, towards less work only."""
+
+_EVENTS = "What `react` may name, beside the modes of the policy: a mode is an event when it turns on."
+
 _PREFERENCES = """What `prefer` may name. With none of them a group stays inside one node where it can, and takes
 the aligned block whose neighbours are busiest, so that wide blocks stay whole: `same_node` and `pack` say the same
 in words."""
 
 
-def _clauses(grammar: Grammar, words: Schema) -> str:
+def _clauses(grammar: Grammar) -> str:
     syntax = Syntax(grammar)
     parts = ["## Clauses"]
     for title, rules in grammar.sections.items():
@@ -279,18 +311,8 @@ def _clauses(grammar: Grammar, words: Schema) -> str:
         for rule in shown:
             heading = "policy" if rule == "header" else rule
             parts.append(f"#### `{heading}`\n\n```text\n" + "\n".join(syntax.block(rule)) + "\n```")
-            meaning = "" if rule in words.later else CLAUSES[rule]
-            parts += [text for text in (meaning, _missing(rule, words)) if text]
+            parts.append(CLAUSES[rule])
     return "\n\n".join(parts)
-
-
-def _missing(rule: str, words: Schema) -> str:
-    """What of a clause this version does not run."""
-    if rule in words.later:
-        return "Not in this version."
-    own = {"admit": ("knob.cache",)}.get(rule, ())
-    options = [key.partition(".")[2] or key for key in words.later if key.startswith(f"{rule}.") or key in own]
-    return f"Not in this version: {', '.join(f'`{option}`' for option in options)}." if options else ""
 
 
 def _expressions(grammar: Grammar) -> str:
@@ -353,7 +375,7 @@ _ARGUMENT = {
 
 
 def _functions(words: Schema) -> str:
-    rows = [f"| `{_call(item)}` | {_result(item)} | {_cell(item.doc)} |" for item in words.functions.values()]
+    rows = [f"| `{signature(item)}` | {result(item)} | {_cell(item.doc)} |" for item in words.functions.values()]
     kinds = ", ".join(f"`{kind.value}`" for kind in AggregateKind)
     text = f"""`k` is {Arg.DEGREE.value}; `class` is {Arg.CLASS.value}.
 
@@ -364,34 +386,27 @@ a tick, and may not read `sp` under test. They may stand anywhere but in constan
     return f"## Functions\n\n{text}"
 
 
-def _call(function: Function) -> str:
+def signature(function: Function) -> str:
+    """A function as it is called: `finish(k)`."""
     names = [_ARGUMENT[arg] for arg in function.args]
     if len(set(names)) < len(names):
         names = [f"{name}{n}" for n, name in enumerate(names, 1)]
     return f"{function.name}({', '.join(names)}{', ...' if function.variadic else ''})"
 
 
-def _result(function: Function) -> str:
+def result(function: Function) -> str:
+    """What a function gives, in words."""
     return "that of its arguments" if function.result is None else function.result.describe()
+
+
+def _event(item: Event) -> str:
+    return item.doc + ("; of single requests" if item.of_request else "")
 
 
 def _listed(title: str, entries: Mapping[str, str], text: str = "") -> str:
     rows = "\n".join(f"| `{name}` | {_cell(doc)} |" for name, doc in entries.items())
     note = f"{text}\n\n" if text else ""
     return f"## {title}\n\n{note}| name | meaning |\n|---|---|\n{rows}"
-
-
-def _later(words: Schema) -> str:
-    rows = "\n".join(f"| `{_construct(key)}` | {reason} |" for key, reason in words.later.items())
-    note = "The checker knows these words and answers them with [N107](errors/N107.md)."
-    return f"## Not in this version\n\n{note}\n\n| construct | needs |\n|---|---|\n{rows}"
-
-
-def _construct(key: str) -> str:
-    clause, dot, option = key.partition(".")
-    if not dot:
-        return key
-    return {"knob": f"degrade ... to {option}"}.get(clause, f"{clause} ... {option}")
 
 
 def _cell(text: str) -> str:

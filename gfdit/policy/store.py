@@ -5,18 +5,21 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from gfdit.core.proposal import Policy
-from gfdit.errors import GfditError, PolicyError
+from gfdit.errors import GfditError, PolicyError, UsageError
 from gfdit.lang.check import Checked, check
 from gfdit.lang.program import Program
 from gfdit.lang.render import render
 from gfdit.lang.source import Source
 from gfdit.policy import library
 from gfdit.policy.builtin import BUILTIN_FCFS, BUILTIN_NAME
+from gfdit.policy.bundle import BUNDLE_SUFFIX, Bundle
 from gfdit.policy.decorators import TracedPolicy
-from gfdit.policy.extending import expanded
+from gfdit.policy.extending import expanded, expanded_with
+from gfdit.policy.native import NativePlan, compiled
 from gfdit.policy.planner import CompiledPolicy
 from gfdit.policy.vocabulary import schema
 
@@ -36,29 +39,82 @@ def compile_text(text: str, name: str = "<policy>", params: Mapping[str, str] | 
     return _compiled(checked_program(expanded(text, None), name, params), (), None)
 
 
+def compile_bundle(bundle: Bundle, params: Mapping[str, str]) -> CompiledPolicy:
+    """The policy of a bundle; bases and fallbacks are looked for in it first, then among the shipped ones. `params` in
+    the place of the bundle's own. Raises PolicyError."""
+    return _in_bundle(bundle, bundle.main, bundle.sources[bundle.main], params, ())
+
+
+def _in_bundle(
+    bundle: Bundle, name: str, text: str, params: Mapping[str, str], above: tuple[str, ...]
+) -> CompiledPolicy:
+    program = checked_program(expanded_with(text, bundle.find), name, params)
+    chain, wanted = (*above, program.name), program.fallback.policy
+    found = None if wanted in chain else bundle.find(wanted)
+    if found is None:
+        return CompiledPolicy(program, _fallback(program, chain, None))
+    return CompiledPolicy(program, _in_bundle(bundle, f"{wanted}{library.SUFFIX}", found, {}, chain))
+
+
 def checked_program(text: str, name: str = "<policy>", params: Mapping[str, str] | None = None) -> Program:
-    """The checked program of a text. Raises PolicyError with the rendered diagnostics."""
-    checked: Checked = check(Source(text, name), schema(), params)
+    """The checked program of a text. Raises PolicyError with the rendered diagnostics; those of a Python file are about
+    the lines of the text that its trace left."""
+    checked: Checked = check(Source(text, traced_name(name)), schema(), params)
     if checked.program is None:
         raise PolicyError(render(checked.diagnostics), hint=f"`gfdit check {name}` shows the same")
     return checked.program
 
 
-def read_text(name_or_path: str, beside: Path | None = None) -> tuple[str, str, Path | None]:
-    """The text of a policy in the language, its name for messages, and the folder it came from.
+def traced_name(name: str) -> str:
+    """The name of a policy's text: a place in the trace of a Python file is no line of that file."""
+    return f"{name} (traced)" if name.endswith(".py") else name
 
-    A Python file gives the text that its trace says. Raises UsageError when there is no such policy.
+
+@dataclass(frozen=True, slots=True)
+class PolicyFile:
+    """A policy as it was found. `own`: its text; `text`: with what it extends; `shown`: its name for messages;
+    `folder`: where it came from; `native`: its plan when that is Python, which then is in no text."""
+
+    own: str
+    text: str
+    shown: str
+    folder: Path | None
+    native: NativePlan | None = None
+
+
+def read_policy(name_or_path: str, beside: Path | None = None) -> PolicyFile:
+    """The file of a policy; a Python file is run, and gives the text that its trace says.
+
+    Raises UsageError when there is no such policy, PolicyError when it cannot be read or does not load.
     """
     if name_or_path == BUILTIN_NAME:
-        return BUILTIN_FCFS, BUILTIN_NAME, None
+        return PolicyFile(BUILTIN_FCFS, BUILTIN_FCFS, BUILTIN_NAME, None)
     path = _find(name_or_path, beside)
     shown = path.name if path.parent == library.folder() else str(path)
+    if path.suffix == BUNDLE_SUFFIX:
+        raise UsageError(f"`{name_or_path}` is a bundle", hint="`gfdit run` and `gfdit policy push` take bundles")
     if path.suffix == ".py":
-        return _trace(path).text, shown, path.parent
+        traced = _trace(path)
+        return PolicyFile(traced.text, expanded(traced.text, path.parent), shown, path.parent, traced.native)
     try:
-        return expanded(path.read_text(encoding="utf-8"), path.parent), shown, path.parent
+        own = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise PolicyError(f"cannot read policy `{path}`: {error}") from error
+    return PolicyFile(own, expanded(own, path.parent), shown, path.parent)
+
+
+def read_text(name_or_path: str, beside: Path | None = None) -> tuple[str, str, Path | None]:
+    """The whole text of a policy, its name for messages, and the folder it came from.
+
+    Raises UsageError when there is no such policy, PolicyError when no text says what it does.
+    """
+    found = read_policy(name_or_path, beside)
+    if found.native is not None:
+        raise PolicyError(
+            f"policy `{found.shown}` plans in Python (`{found.native.name}`): no text says what it does",
+            hint="`gfdit run`, `sim`, `compare`, `check` and `test` take it; converting and sending it are refused",
+        )
+    return found.text, found.shown, found.folder
 
 
 def _find(name_or_path: str, beside: Path | None) -> Path:
@@ -71,13 +127,15 @@ def _find(name_or_path: str, beside: Path | None) -> Path:
 
 
 def _load(name: str, params: Mapping[str, str], above: tuple[str, ...], beside: Path | None) -> CompiledPolicy:
-    text, shown, folder = read_text(name, beside)
-    return _compiled(checked_program(text, shown, params), above, folder)
+    found = read_policy(name, beside)
+    return _compiled(checked_program(found.text, found.shown, params), above, found.folder, found.native)
 
 
-def _compiled(program: Program, above: tuple[str, ...], folder: Path | None) -> CompiledPolicy:
+def _compiled(
+    program: Program, above: tuple[str, ...], folder: Path | None, native: NativePlan | None = None
+) -> CompiledPolicy:
     """`above`: names of the policies that fall back to this one, first to last."""
-    return CompiledPolicy(program, _fallback(program, (*above, program.name), folder))
+    return compiled(program, native, _fallback(program, (*above, program.name), folder))
 
 
 def _fallback(program: Program, chain: tuple[str, ...], folder: Path | None) -> Policy | None:

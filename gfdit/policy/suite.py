@@ -15,8 +15,9 @@ from gfdit.lang.check import Checked, check
 from gfdit.lang.render import render
 from gfdit.lang.source import Source, Span
 from gfdit.policy.library import TESTS_SUFFIX, fallback_names, find_policy
+from gfdit.policy.native import compiled
 from gfdit.policy.planner import CompiledPolicy
-from gfdit.policy.store import checked_program, read_text
+from gfdit.policy.store import checked_program, read_policy
 from gfdit.policy.vocabulary import schema
 
 
@@ -40,11 +41,12 @@ def load_suite(name_or_path: str) -> Suite:
     Raises UsageError when there is no such policy, PolicyError with the findings when it or its tests do not check.
     """
     path = find_policy(name_or_path)
-    text, shown, _ = read_text(name_or_path)
+    found = read_policy(name_or_path)
+    text, shown = found.text, found.shown
     program = checked_program(text, shown)
     beside = path.with_name(path.stem + TESTS_SUFFIX)
     if not beside.is_file():
-        return Suite(CompiledPolicy(program), shown, "", text.count("\n") + 1)
+        return Suite(compiled(program, found.native), shown, "", text.count("\n") + 1)
     own = text if text.endswith("\n") else text + "\n"
     tests_file = str(Path(shown).with_name(beside.name))
     tests = Source(_read(beside), tests_file)
@@ -52,7 +54,7 @@ def load_suite(name_or_path: str) -> Suite:
     _only_tests(joined, len(own), tests)
     if joined.program is None:
         raise PolicyError(_findings(joined, len(own), tests), hint=f"a test may name what `{shown}` declares")
-    return Suite(CompiledPolicy(joined.program), shown, tests_file, own.count("\n"))
+    return Suite(compiled(joined.program, found.native), shown, tests_file, own.count("\n"))
 
 
 def _read(path: Path) -> str:

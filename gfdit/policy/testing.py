@@ -90,7 +90,7 @@ def run_tests(
     results = []
     for test in policy.program.tests:
         watch = None if coverage is None else coverage.watch
-        run = _Run(CompiledPolicy(policy.program, watch=watch), cost or default_cost(), coverage)
+        run = _Run(policy.afresh(watch), cost or default_cost(), coverage)
         for item in test.body.items:
             run.step(item)
         expectations = sum(isinstance(item, nodes.Expect) for item in test.body.items)
@@ -124,6 +124,7 @@ class _Run:
         match item:
             case nodes.Cluster():
                 self.world.gpus = int(_number(self._constant(item.gpus), item.gpus))
+                self._outcome = None
             case nodes.Request():
                 self._request(item)
             case nodes.At():
@@ -179,7 +180,7 @@ class _Run:
             degrees = {view.ids[place.row]: place.degree for place in proposal.places}
             self._outcome = _Outcome(view, proposal, degrees)
             if self._coverage is not None:
-                self._coverage.planned(view, proposal)
+                self._coverage.planned(view, proposal, self.policy.moved_states())
         return self._outcome
 
     def _admit(self) -> None:
@@ -202,6 +203,7 @@ class _Run:
                     actor.deadline_s = actor.arrival_s + verdict.slo_s
                 if verdict.steps is not None:
                     actor.steps_total = float(verdict.steps)
+                actor.cache = verdict.cache or 0.0
                 if verdict.fate is not Fate.ADMIT:
                     self.rejected[actor.id] = verdict.because
             self.world.actors = [actor for actor in self.world.actors if actor.id not in self.rejected]
@@ -252,6 +254,13 @@ class _Run:
                 return degree == 0
             case "running":
                 return degree > 0
+            case "why":
+                return str(outcome.proposal.waits.get(row, "")) if degree == 0 else ""
+            case "cache":
+                return self.world.actor(request_id).cache
+            case "batch_leader" | "batch_size":
+                rows = next((batch.rows for batch in outcome.proposal.batches if row in batch.rows), (row,))
+                return outcome.view.ids[rows[0]] if name == "batch_leader" else float(len(rows))
             case _:
                 return self.policy.attribute(outcome.view, row, name)
 
@@ -270,6 +279,9 @@ class _Run:
                 return float(outcome.view.free - sum(outcome.degrees.values()))
             case "load":
                 return self._plan().view.load
+            case "alerts":
+                proposal = self._plan().proposal
+                return float(len(proposal.alarms) + sum(note.startswith("react ") for note in proposal.notes))
             case _ if self._carries(name):
                 return self._carried(name)
             case _:
@@ -373,6 +385,7 @@ _PLAIN_FIELDS = {
     "paused_for": "paused_for_s",
     "preemptions": "preemptions",
     "steps_done": "steps_done",
+    "last_gpus": "last_sp",
 }
 
 

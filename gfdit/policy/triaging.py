@@ -3,51 +3,125 @@
 Walk the requests in `by` order and add up the GPU-seconds each still needs at the cheapest degree that meets its
 deadline. Where the sum passes margin x GPUs x (deadline - now), set aside the one walked so far whose `shed` key is
 largest (or smallest). A request that no degree brings home in time is set aside too; one without a deadline never is,
-and needs no room.
+and needs no room. May not place anything.
 """
 
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
 
 import numpy as np
 
-from gfdit.core.view import F8
+from gfdit.core.view import B1, F8
 from gfdit.lang.program import Triage
 from gfdit.lang.schema import Level
-from gfdit.policy.columns import LIVE, Frame, Tick
+from gfdit.policy.columns import Frame, Tick, spread
 from gfdit.policy.compile import Compiler
+from gfdit.policy.ranking import Presorted
+
+FEW = 64  # candidates for setting aside that are looked at without a reason to
 
 
-@dataclass(frozen=True, slots=True)
 class SetAside:
-    """Rows given up for now, and by how many GPU-seconds each broke its limit (+inf: no degree is on time)."""
+    """Rows given up for now, and by how many GPU-seconds each broke its limit (+inf: no degree is on time).
 
-    over: dict[int, float]
+    `mask[N]`: which rows of the view; `over[N]`: by how much, read at those rows only.
+    """
+
+    __slots__ = ("any", "mask", "over")
+
+    def __init__(self, mask: B1, over: F8) -> None:
+        self.mask = mask
+        self.over = over
+        self.any = bool(np.count_nonzero(mask))
+
+    @classmethod
+    def nobody(cls, size: int) -> SetAside:
+        return cls(np.zeros(size, dtype=bool), np.zeros(size))
+
+    def __contains__(self, row: int) -> bool:
+        return self.any and bool(self.mask[row])
 
 
-def moore_hodgson(need: F8, room: F8, shed: F8) -> dict[int, float]:
+class Likely:
+    """How many the last walk set aside, and how heavy one must be to be among so many: where the next one looks first.
+    Right or wrong, the walk comes to the same."""
+
+    __slots__ = ("count", "least")
+
+    def __init__(self) -> None:
+        self.least = np.nan
+        self.count = 0
+
+    def heavy(self, shed: F8) -> B1:
+        """Those with the largest keys, at least as many as the last walk took."""
+        enough = FEW + self.count
+        if len(shed) <= 2 * enough:
+            return np.ones(len(shed), dtype=bool)
+        found: B1 = shed >= self.least
+        if not enough <= np.count_nonzero(found) <= 2 * enough:
+            place = len(shed) - enough - enough // 2
+            self.least = float(np.partition(shed, place)[place])
+            found = shed >= self.least
+        return found
+
+
+def moore_hodgson(need: F8, room: F8, shed: F8, likely: Likely | None = None) -> dict[int, float]:
     """Positions to set aside, with the GPU-seconds by which the sum passed the room when each was given up.
 
-    `need[i]` in walking order, `room[i]` what may be used up to and including i, `shed[i]` larger goes first; of equals
-    the later one. O(n log n), one cumulative sum when nothing has to go.
+    `need[i]` in walking order, `room[i]` (not below 0) what may be used up to and including i, `shed[i]` larger goes
+    first; of equals the later one. The walk stops where the excess over the room is larger than ever before, which is
+    the only place where it can be more than was given up so far; it looks at light rows only where no heavy one is
+    left. O(n) in vector operations, O(1) for each stop and O(log n) for each that is set aside.
     """
-    if bool(np.all(np.cumsum(need) <= room)):
+    excess = need.cumsum() - room
+    worst = np.maximum.accumulate(excess)
+    if not len(worst) or worst[-1] <= 0:
         return {}
-    kept: list[tuple[float, int]] = []
+    first = int(worst.searchsorted(0.0, "right"))
+    stops = np.concatenate([[first], first + 1 + (worst[first:-1] < worst[first + 1 :]).nonzero()[0]])
+    mask = np.ones(len(worst), dtype=bool) if likely is None else likely.heavy(shed)
+    heavy, light = _Walked(shed, mask), None
     aside: dict[int, float] = {}
-    used = 0.0
-    needs = need.tolist()
-    for position, (one, limit, key) in enumerate(zip(needs, room.tolist(), shed.tolist(), strict=True)):
-        used += one
-        heapq.heappush(kept, (-key, -position))
-        while used > limit and kept:
-            over = used - limit
+    given = 0.0  # by those set aside so far
+    for at, over in zip(stops.tolist(), worst.take(stops).tolist(), strict=True):
+        if over <= given:
+            continue
+        kept = heavy.until(at)
+        while over > given:
+            if not kept:
+                light = _Walked(shed, ~mask) if light is None else light
+                kept = light.until(at)
+                if not kept:
+                    given = over  # nobody is left: what remains is rounding
+                    break
             gone = -heapq.heappop(kept)[1]
-            aside[gone] = over
-            used -= needs[gone]
+            aside[gone] = over - given
+            given += float(need[gone])
+    if likely is not None:
+        likely.count = len(aside)
     return aside
+
+
+class _Walked:
+    """Some of the positions, as far as the walk has come: a heap, largest key first; of equal keys the later one."""
+
+    __slots__ = ("_entries", "_heap", "_next")
+
+    def __init__(self, shed: F8, mask: B1) -> None:
+        positions = mask.nonzero()[0]
+        self._entries = list(zip((-shed.take(positions)).tolist(), (-positions).tolist(), strict=True))
+        self._next = 0
+        self._heap: list[tuple[float, int]] = []
+
+    def until(self, at: int) -> list[tuple[float, int]]:
+        """The heap of those up to and including `at` that have not been taken from it."""
+        entries, heap, next_ = self._entries, self._heap, self._next
+        while next_ < len(entries) and entries[next_][1] >= -at:
+            heapq.heappush(heap, entries[next_])
+            next_ += 1
+        self._next = next_
+        return heap
 
 
 class CompiledTriage:
@@ -60,27 +134,36 @@ class CompiledTriage:
         self._by = compiler.key(triage.by)
         self._shed = compiler.expr(triage.shed, Level.REQUEST)
         self._sign = 1.0 if triage.shed_most else -1.0
+        self._presorted = Presorted()
+        self._likely = Likely()
 
     def evaluate(self, tick: Tick) -> SetAside:
         """Every admitted request is walked, running ones too: their work needs room like any other."""
         view = tick.view
-        rows = np.flatnonzero(LIVE[view.state] & np.isfinite(view.deadline_s))
-        over: dict[int, float] = {}
-        if not len(rows):
-            return SetAside(over)
-        frame = Frame(tick, rows)
-        on_time = frame.column("#remaining") <= frame.column("deadline")[:, None]
-        need = np.where(on_time, frame.column("#gpu"), np.inf).min(axis=1)
-        lost = ~np.isfinite(need)
-        for row in rows[lost].tolist():
-            over[row] = np.inf
-        rows, need = rows[~lost], need[~lost]
-        if not len(rows):
-            return SetAside(over)
-        frame = Frame(tick, rows, {"gpu_time": need})
-        walk = np.argsort(np.broadcast_to(self._by(frame), rows.shape), kind="stable")
-        room = self._margin * view.gpus * frame.column("deadline")
-        shed = self._sign * np.broadcast_to(self._shed(frame), rows.shape)
-        for position, by in moore_hodgson(need[walk], room[walk], shed[walk]).items():
-            over[int(rows[walk[position]])] = by
-        return SetAside(over)
+        walked: B1 = tick.admitted() & (view.deadline_s < np.inf)
+        need = _cheapest_on_time(view.remaining_s, view.gpu_s, view.deadline_s - view.now_s)
+        on_time: B1 = walked & (need < np.inf)
+        aside: B1 = walked & ~on_time
+        over = np.full(view.size, np.inf)
+        rows = on_time.nonzero()[0]
+        if len(rows):
+            needed = need.take(rows)
+            frame = Frame(tick, rows, {"gpu_time": needed})
+            walk = self._presorted.argsort(spread(self._by(frame), rows.shape), view.slots, rows)
+            room = self._margin * view.gpus * frame.column("deadline")
+            shed = self._sign * spread(self._shed(frame), rows.shape)
+            found = moore_hodgson(needed.take(walk), room.take(walk), shed.take(walk), self._likely)
+            gone = rows.take(walk.take(np.fromiter(found, dtype=np.int64, count=len(found))))
+            aside[gone] = True
+            over[gone] = np.fromiter(found.values(), dtype=np.float64, count=len(found))
+        return SetAside(aside, over)
+
+
+def _cheapest_on_time(remaining: F8, gpu: F8, deadline: F8) -> F8:
+    """`[N]`: GPU-seconds at the cheapest degree that meets the deadline; +inf where none does. Column by column: tables
+    are much longer than wide."""
+    need = np.full(len(deadline), np.inf)
+    for column in range(remaining.shape[1]):
+        cost = np.where(remaining[:, column] <= deadline, gpu[:, column], np.inf)
+        np.minimum(need, cost, out=need)
+    return need

@@ -1,16 +1,16 @@
 """The words of the policy language: every attribute, function, stage and knob, with its type, scope and meaning.
 
-`gfdit.lang` is driven by this schema and knows no scheduling itself. A name is listed in `later` when the grammar or
-the design knows it but this version cannot give it meaning; using it is an error that says so.
+`gfdit.lang` is driven by this schema and knows no scheduling itself.
 """
 
 from __future__ import annotations
 
 from functools import cache
 
-from gfdit.lang.schema import Arg, Attribute, Function, Knob, Level, Place, Schema, Stage
+from gfdit.lang.schema import Arg, Attribute, Event, Function, Knob, Level, Place, Schema, Stage
 from gfdit.lang.types import (
     BOOL,
+    BYTES,
     DUR,
     GPUS,
     INSTANT,
@@ -24,6 +24,7 @@ from gfdit.lang.types import (
     over,
     times,
 )
+from gfdit.policy.ranges import RANGES
 
 CLASS = enum_type("class")
 STAGE = enum_type("stage")
@@ -33,9 +34,12 @@ GPU_TIME = Type(DUR.kind, times(DUR.dim, GPUS.dim))
 
 _REQUEST_PLACES = frozenset(Place) - {Place.CONSTANT, Place.TICK, Place.STATE, Place.TEST}
 _CLASSED = _REQUEST_PLACES - {Place.CLASS}
-_SP_NOW = frozenset({Place.ADMIT, Place.ORDER, Place.TRIAGE, Place.FIXED, Place.WINNER, Place.VICTIM})
+_SP_NOW = frozenset(
+    {Place.ADMIT, Place.ORDER, Place.TRIAGE, Place.FIXED, Place.WINNER, Place.VICTIM, Place.BATCH, Place.REACT}
+)
 _SP_CANDIDATE = frozenset({Place.CHOOSE, Place.GROW, Place.VALUE})
 _SYSTEM_PLACES = frozenset(Place) - {Place.CONSTANT}
+_TESTS = frozenset({Place.TEST})
 
 
 def _fixed(name: str, kind: Type, doc: str) -> Attribute:
@@ -84,6 +88,7 @@ _ATTRIBUTES = (
     _live("stage", STAGE, "stage that is next, or that runs"),
     _live("steps_done", STEPS, "denoising steps finished"),
     _live("steps_left", STEPS, "denoising steps to go"),
+    _live("last_gpus", GPUS, "GPUs of its latest group, also while it is paused; 0 before the first"),
     _live("preemptions", NUM, "how often its GPUs were taken"),
     _live("waiting", BOOL, "has no GPUs"),
     _live("running", BOOL, "has GPUs"),
@@ -100,9 +105,23 @@ _ATTRIBUTES = (
         "GPU-seconds left at the cheapest degree that is on time",
         frozenset({Place.TRIAGE}),
     ),
+    Attribute("why", STR, Level.REQUEST, "reason for which it waits (see explain); empty when it does not", _TESTS),
+    Attribute("batch_leader", STR, Level.REQUEST, "the request that opened its batch; itself without one", _TESTS),
+    Attribute("batch_size", NUM, Level.REQUEST, "requests in its batch, itself included", _TESTS),
+    Attribute("cache", NUM, Level.REQUEST, "what admission set the knob `cache` to", _TESTS),
     _system("now", INSTANT, "time of this tick"),
     _system("gpus", GPUS, "GPUs in the cluster"),
     _system("free", GPUS, "GPUs that this tick may hand out"),
+    _system("gpu_mem", BYTES, "memory of one GPU, by the cost model; unbounded when it does not say"),
+    Attribute(
+        "window",
+        DUR,
+        Level.TICK,
+        "the `window` of the `batch` clause, 0 without one; a policy may declare the name for itself",
+        _SYSTEM_PLACES,
+        yields=True,
+    ),
+    Attribute("alerts", NUM, Level.TICK, "alerts of guards and reactions in the latest plan", _TESTS),
     _system("arrival_gap", DUR, "mean time between arrivals, of the latest most; grows while nobody comes"),
     _system("arrival_rate", RATE, "arrivals in a second: 1 / arrival_gap"),
     _system("load", NUM, "work that has a deadline over what the GPUs can do by then; above 100 % some will be late"),
@@ -128,8 +147,20 @@ _FUNCTIONS = (
         NUM,
         "speed-up: of `next` over `sp`; of any other degree over the best narrower one (the narrowest always gains)",
     ),
+    _per_degree(
+        "mem",
+        BYTES,
+        "the most memory that a stage needs on each GPU at degree k; below everything when the cost model does not say",
+    ),
     Function("queued", (Arg.CLASS,), NUM, "waiting requests of a class", Level.TICK),
     Function("longest_wait", (Arg.CLASS,), DUR, "longest `waited` among waiting requests of a class", Level.TICK),
+    Function(
+        "miss_rate",
+        (Arg.CLASS,),
+        NUM,
+        "share of late, failed and rejected requests of a class among its latest 50 or so; 0 before the first ended",
+        Level.TICK,
+    ),
     Function("free", (Arg.POOL,), GPUS, "GPUs of a pool that this tick may hand out", Level.TICK),
     Function("busy", (Arg.POOL,), NUM, "share of a pool's GPUs that are in the middle of a task", Level.TICK),
     Function(
@@ -161,18 +192,12 @@ _STAGES = (
     Stage("finalize", "pixels to files", follows="decode"),
 )
 
-_LATER = {
-    "batch": "batching",
-    "react": "reactions",
-    "allocate.rollout": "rollout allocation",
-    "preempt.demote": "demotion",
-    "preempt.migrate": "migration",
-    "knob.cache": "feature caching",
-    "mem()": "memory estimates",
-    "gpu_mem": "memory estimates",
-    "miss_rate()": "miss rates",
-    "last_gpus": "sets of GPUs as values",
-}
+_EVENTS = (
+    Event("worker_lost", "the cluster has GPUs no longer that it had at the latest plan", False),
+    Event("worker_joined", "the cluster has GPUs that it did not have", False),
+    Event("late", "the deadline of a request has passed", True),
+    Event("preempted", "GPUs of a request were taken", True),
+)
 
 
 @cache
@@ -183,7 +208,10 @@ def schema() -> Schema:
         degrees={item.name: item for item in _DEGREES},
         functions={item.name: item for item in _FUNCTIONS},
         stages={item.name: item for item in _STAGES},
-        knobs={"steps": Knob("steps", STEPS, "denoising steps")},
+        knobs={
+            "steps": Knob("steps", STEPS, "denoising steps; lowered, never raised"),
+            "cache": Knob("cache", NUM, "share of the work that cached features may replace; raised, never lowered"),
+        },
         triggers={
             "arrival": "a request arrived",
             "step_end": "a denoising step ended",
@@ -191,12 +219,13 @@ def schema() -> Schema:
             "cancel": "a request was cancelled",
             "worker": "a worker joined or was lost",
         },
+        events={item.name: item for item in _EVENTS},
         preferences={
             "last_gpus": "the GPUs it had last",
             "same_node": "GPUs of one node",
             "pack": "nodes that are already in use",
             "spread": "nodes that are least in use",
         },
+        ranges=RANGES,
         enums={"class": None, "stage": tuple(item.name for item in _STAGES), "model": None},
-        later=_LATER,
     )

@@ -77,6 +77,7 @@ class Actor:
     preemptions: float = 0.0
     preemptible: bool = True
     alone_s: float | None = None
+    cache: float = 0.0
 
     @property
     def present_state(self) -> State:
@@ -89,13 +90,16 @@ class Actor:
 
 @dataclass(slots=True)
 class World:
-    """A cluster, its cost model and the requests in it."""
+    """A cluster, its cost model and the requests in it. `estimator`: one of that model and cluster to share among many
+    worlds; None: its own."""
 
     gpus: int
     actors: list[Actor] = field(default_factory=list)
     now_s: float = 0.0
     cost: CostModel = field(default_factory=default_cost)
     reservations: tuple[Reservation, ...] = ()
+    estimator: Estimator | None = None
+    ends: tuple[tuple[str, bool], ...] = ()
 
     def add(self, actors: Iterable[Actor]) -> World:
         self.actors.extend(actors)
@@ -109,7 +113,7 @@ class World:
 
     def view(self) -> View:
         """The frozen view of this instant; rows in (arrival, id) order. `free`: all GPUs but those of running rows."""
-        estimator = Estimator(self.cost, self.gpus)
+        estimator = self.estimator or Estimator(self.cost, self.gpus)
         table = Table(estimator)
         for actor in self.actors:
             self._insert(table, estimator, actor)
@@ -117,8 +121,21 @@ class World:
         if busy > self.gpus:
             raise UsageError(f"running requests use {busy} gpu, the cluster has {self.gpus}")
         # tasks in flight hold the highest ranks
-        view = table.freeze(self.now_s, tuple(range(self.gpus)), tuple(range(self.gpus - busy)), self.reservations)
-        return self._overridden(view)
+        ranks, idle = tuple(range(self.gpus)), tuple(range(self.gpus - busy))
+        return self._overridden(table.freeze(self.now_s, ranks, idle, self.reservations, self._groups, self.ends))
+
+    def _groups(self) -> dict[str, tuple[int, ...]]:
+        """Who has which ranks: running requests from the highest down, those between two steps from the lowest up."""
+        groups: dict[str, tuple[int, ...]] = {}
+        low, high = 0, self.gpus
+        for actor in self.actors:
+            if actor.sp and actor.present_state is State.RUNNING:
+                high -= actor.sp
+                groups[actor.id] = tuple(range(high, high + actor.sp))
+            elif actor.sp:
+                groups[actor.id] = tuple(range(low, low + actor.sp))
+                low += actor.sp
+        return groups
 
     def _insert(self, table: Table, estimator: Estimator, actor: Actor) -> None:
         arrival = to_ns(actor.arrival_s)

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gfdit.core.work import Stage
+from gfdit.runtime.journal import JournalReader
+from gfdit.runtime.recipe import recipe_from_json
 from gfdit.runtime.timeline import Life, NoteKind, Span, Task, Timeline
 
 Event = Mapping[str, object]
@@ -46,6 +48,18 @@ def write_trace(timeline: Timeline, path: Path, about: Mapping[str, object] | No
             arrows += event["ph"] == "s"
         file.write("\n]}\n")
     return TraceCounts(slices, arrows)
+
+
+def trace_of_journal(journal: Path, path: Path) -> tuple[Timeline, TraceCounts]:
+    """Write the trace of the run that `journal` recorded. Raises JournalError for a bad journal."""
+    reader = JournalReader(journal)
+    try:
+        recipe = recipe_from_json(reader.meta)
+        timeline = Timeline.from_journal(reader, recipe.gpus)
+    finally:
+        reader.close()
+    about = {"policy": timeline.policy, "gpus": recipe.gpus, **recipe.about}
+    return timeline, write_trace(timeline, path, about)
 
 
 def trace_events(timeline: Timeline) -> Iterator[Event]:

@@ -23,22 +23,33 @@ class _Strict(BaseModel):
 class _Degree(_Strict):
     quadratic_s: Annotated[list[float], Field(min_length=3, max_length=3)] | None = None
     points_s: Annotated[list[tuple[float, float]], Field(min_length=1)] | None = None
+    quadratic_bytes: Annotated[list[float], Field(min_length=3, max_length=3)] | None = None
+    points_bytes: Annotated[list[tuple[float, float]], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _one_form(self) -> _Degree:
         if (self.quadratic_s is None) == (self.points_s is None):
             raise ValueError("give either `quadratic_s` or `points_s`")
-        if self.points_s is not None:
-            xs = [x for x, _ in self.points_s]
-            if any(left >= right for left, right in pairwise(xs)):
-                raise ValueError("`points_s` must ascend in x")
+        if self.quadratic_bytes is not None and self.points_bytes is not None:
+            raise ValueError("give either `quadratic_bytes` or `points_bytes`, or none")
+        for name, points in (("points_s", self.points_s), ("points_bytes", self.points_bytes)):
+            if any(left >= right for (left, _), (right, _) in pairwise(points or ())):
+                raise ValueError(f"`{name}` must ascend in x")
         return self
 
     def curve(self) -> Curve:
-        if self.quadratic_s is not None:
-            return Quadratic(*self.quadratic_s)
-        assert self.points_s is not None
-        return Points(tuple(self.points_s))
+        curve = _curve(self.quadratic_s, self.points_s)
+        assert curve is not None
+        return curve
+
+    def memory(self) -> Curve | None:
+        return _curve(self.quadratic_bytes, self.points_bytes)
+
+
+def _curve(quadratic: list[float] | None, points: list[tuple[float, float]] | None) -> Curve | None:
+    if quadratic is not None:
+        return Quadratic(*quadratic)
+    return None if points is None else Points(tuple(points))
 
 
 class _Stage(_Strict):
@@ -69,6 +80,7 @@ class _Model(_Strict):
 class _Overheads(_Strict):
     dispatch: Annotated[float, Field(ge=0)] = 0.0
     reshard: Annotated[float, Field(ge=0)] = 0.0
+    reshard_across_nodes: Annotated[float, Field(ge=0)] | None = None
 
 
 class _File(BaseModel):
@@ -81,6 +93,7 @@ class _File(BaseModel):
     overheads_s: _Overheads = _Overheads()
     device: str = ""
     source: str = ""
+    gpu_memory_bytes: Annotated[float, Field(gt=0)] | None = None
 
 
 def parse_cost_model(text: str, where: str = "cost model") -> CostModel:
@@ -96,7 +109,11 @@ def parse_cost_model(text: str, where: str = "cost model") -> CostModel:
         ) from None
     models = {
         model: {
-            name: StageCost(stage.x, {degree: entry.curve() for degree, entry in stage.degrees.items()})
+            name: StageCost(
+                stage.x,
+                {degree: entry.curve() for degree, entry in stage.degrees.items()},
+                {degree: curve for degree, entry in stage.degrees.items() if (curve := entry.memory()) is not None},
+            )
             for name, stage in entry.stages.items()
         }
         for model, entry in file.models.items()
@@ -106,8 +123,10 @@ def parse_cost_model(text: str, where: str = "cost model") -> CostModel:
         models=models,
         dispatch_s=file.overheads_s.dispatch,
         reshard_s=file.overheads_s.reshard,
+        reshard_across_s=file.overheads_s.reshard_across_nodes,
         device=file.device,
         source=file.source,
+        gpu_memory_bytes=file.gpu_memory_bytes,
         extra=dict(file.model_extra or {}),
     )
 
@@ -126,17 +145,31 @@ def cost_model_to_json(cost: CostModel) -> str:
     models: dict[str, object] = {}
     for model, stages in cost.models.items():
         models[model] = {"stages": {name: _stage_to_json(name, stage) for name, stage in stages.items()}}
-    head = {"format": "gfdit-cost/1", "name": cost.name, "device": cost.device, "source": cost.source}
+    head: dict[str, object] = {
+        "format": "gfdit-cost/1",
+        "name": cost.name,
+        "device": cost.device,
+        "source": cost.source,
+    }
+    if cost.gpu_memory_bytes is not None:
+        head["gpu_memory_bytes"] = cost.gpu_memory_bytes
     overheads = {"dispatch": cost.dispatch_s, "reshard": cost.reshard_s}
+    if cost.reshard_across_s is not None:
+        overheads["reshard_across_nodes"] = cost.reshard_across_s
     return json.dumps({**head, **cost.extra, "models": models, "overheads_s": overheads}, indent=1) + "\n"
 
 
 def _stage_to_json(name: str, stage: StageCost) -> dict[str, object]:
     degrees: dict[str, object] = {}
     for degree, curve in stage.degrees.items():
-        match curve:
-            case Quadratic(a, b, c):
-                degrees[str(degree)] = {"quadratic_s": [a, b, c]}
-            case Points(points):
-                degrees[str(degree)] = {"points_s": [list(point) for point in points]}
+        memory = stage.memory.get(degree)
+        degrees[str(degree)] = _curve_to_json(curve, "s") | ({} if memory is None else _curve_to_json(memory, "bytes"))
     return {"x": stage.x, "per": "step" if name.startswith("denoise") else "request", "degrees": degrees}
+
+
+def _curve_to_json(curve: Curve, unit: str) -> dict[str, object]:
+    match curve:
+        case Quadratic(a, b, c):
+            return {f"quadratic_{unit}": [a, b, c]}
+        case Points(points):
+            return {f"points_{unit}": [list(point) for point in points]}

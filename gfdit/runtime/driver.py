@@ -5,14 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from gfdit.core.events import PolicyOverran
 from gfdit.core.scheduler import Scheduler
 from gfdit.runtime.ports import Clock, Fleet, Observer
 
 
-def drive(scheduler: Scheduler, clock: Clock, fleet: Fleet, observers: Sequence[Observer] = ()) -> None:
+def drive(
+    scheduler: Scheduler,
+    clock: Clock,
+    fleet: Fleet,
+    observers: Sequence[Observer] = (),
+    afterwards: Sequence[Observer] = (),
+) -> None:
     """Poll, observe, tick, send; until the fleet says that it is done.
 
-    Observers see the decision before the fleet does, so that a journal never misses a command that was carried out.
+    Observers see the decision before the fleet does, so that a journal never misses a command that was carried out. A
+    policy that took too long is an event of the same tick, which then keeps the last plan. Those of
+    `afterwards` look once the commands are on their way, so that nothing waits for them.
     """
     wake: int | None = None
     while not fleet.done:
@@ -20,11 +29,19 @@ def drive(scheduler: Scheduler, clock: Clock, fleet: Fleet, observers: Sequence[
         now = clock.now()
         for event in events:
             scheduler.observe(event)
-        begin = time.perf_counter()
+        limit = scheduler.policy.limits.tick_s
+        begin, computing = time.perf_counter(), fleet.processor_s()
+        scheduler.evaluate(now)
+        took = time.perf_counter() - begin
+        if fleet.too_slow(took, limit):
+            overran = PolicyOverran(now, took, fleet.processor_s() - computing)
+            scheduler.observe(overran)
+            events = [*events, overran]
         decision = scheduler.tick(now)
         seconds = time.perf_counter() - begin
         wake = decision.next_tick_at
         for observer in observers:
             observer.record(now, events, decision, seconds)
         fleet.send(decision.commands)
-        fleet.tick_took(seconds, scheduler.policy.limits.tick_s)
+        for observer in afterwards:
+            observer.record(now, events, decision, seconds)

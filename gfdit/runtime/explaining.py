@@ -13,7 +13,7 @@ from enum import StrEnum
 import numpy as np
 
 from gfdit.core.commands import EndRequest, RunTask
-from gfdit.core.events import Event, RequestArrived, TaskFailed, TaskFinished
+from gfdit.core.events import Event, PolicySwapped, RequestArrived, TaskFailed, TaskFinished
 from gfdit.core.lifecycle import State
 from gfdit.core.proposal import Because, Policy, Proposal, Verdict, WaitReason
 from gfdit.core.scheduler import Decision, Scheduler
@@ -24,7 +24,7 @@ from gfdit.lang.diagnostics import did_you_mean
 from gfdit.policy.explain import Ranked
 from gfdit.policy.planner import CompiledPolicy
 from gfdit.runtime.journal import JournalReader
-from gfdit.runtime.recipe import recipe_from_json
+from gfdit.runtime.recipe import recipe_from_json, swapped_in
 from gfdit.runtime.records import TickRecord
 
 
@@ -116,6 +116,10 @@ class Spy:
         return self.proposal
 
 
+def _spied(event: PolicySwapped, earlier: Policy) -> Spy:
+    return Spy(swapped_in(event, earlier.inner if isinstance(earlier, Spy) else earlier))
+
+
 @dataclass(frozen=True, slots=True)
 class Ticked:
     """One tick, replayed. `view` and `proposal` are None when the policy was not asked."""
@@ -136,7 +140,7 @@ class Replay:
     def __init__(self, reader: JournalReader) -> None:
         self._reader = reader
         self.recipe = recipe_from_json(reader.meta)
-        self.scheduler: Scheduler = self.recipe.scheduler()
+        self.scheduler: Scheduler = self.recipe.scheduler(_spied)
         assert isinstance(self.scheduler.policy, CompiledPolicy)
         self.scheduler.policy = Spy(self.scheduler.policy)
         self.began: int | None = None
@@ -166,6 +170,12 @@ class Replay:
         return Ticked(record.now, events, decision, asked, asked.view, asked.proposal, asked.verdicts, same)
 
 
+def _withheld(view: View, proposal: Proposal) -> dict[str, Because | None]:
+    """Request id -> the clause that makes it wait: members of batches that are not full, and what else was told."""
+    held = {view.ids[row]: batch.because for batch in proposal.batches if batch.held for row in batch.rows}
+    return held | {view.ids[row]: because for row, because in proposal.reasons.items()}
+
+
 class Lives:
     """Collects the life of every request, or of those in `wanted` only."""
 
@@ -175,6 +185,7 @@ class Lives:
         self._tasks: dict[int, str] = {}  # epoch -> request
         self._groups: dict[str, tuple[int, ...]] = {}  # of every live request: the ranks of its latest task
         self._judged: dict[str, Because | None] = {}  # by admission, or by triage when it turns somebody away
+        self._withheld: dict[str, Because | None] = {}  # those whom one clause makes wait
         self._open: dict[str, Life] = {}
         self.lives: dict[str, Life] = {}
         self.differing = 0
@@ -188,6 +199,7 @@ class Lives:
         taken = self._taken(tick)
         if tick.view is not None and tick.proposal is not None:
             self._judged |= {tick.view.ids[turn.row]: turn.because for turn in tick.proposal.turns}
+            self._withheld = _withheld(tick.view, tick.proposal)
             self._caps(tick.now, tick.view, tick.proposal)
         for command in tick.decision.commands:
             if isinstance(command, RunTask):
@@ -311,7 +323,7 @@ class Lives:
         if last.kind is EntryKind.WAITS and last.reason is t.wait_reason:
             return
         self._close_wait(life, now)
-        because = self._judged.get(request_id) if t.state is State.DEFERRED else None
+        because = (self._judged if t.state is State.DEFERRED else self._withheld).get(request_id)
         life.entries.append(Entry(now, EntryKind.WAITS, reason=t.wait_reason, because=because, others=others))
 
     def _admitted(self, now: int, life: Life) -> None:
@@ -321,6 +333,7 @@ class Lives:
         life.class_name, life.deadline = t.class_name, t.deadline_ns
         self._close_wait(life, now)
         degraded = "" if t.steps_total == t.request.steps else f", {t.steps_total} of {t.request.steps} steps"
+        degraded += f", cache {t.cache:.0%}" if t.cache else ""
         because = self._judged.get(life.request.id)
         life.entries.append(Entry(now, EntryKind.ADMITTED, f"class {t.class_name}{degraded}", because=because))
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+DEFAULT_FPS = 16  # of the Wan models
+
 
 @dataclass(frozen=True, slots=True)
 class Geometry:

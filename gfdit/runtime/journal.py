@@ -41,7 +41,7 @@ class Journal:
 
     def record(self, now: int, events: Sequence[Event], decision: Decision, tick_seconds: float) -> None:
         rows = [(event.at, "event", json.dumps(event_to_json(event))) for event in events]
-        rows.append((now, "tick", json.dumps(tick_to_json(decision, self._scheduler.policy.name, tick_seconds))))
+        rows.append((now, "tick", json.dumps(tick_to_json(decision, self._scheduler.policy, tick_seconds))))
         self._db.execute("BEGIN")
         self._db.executemany("INSERT INTO records (at, kind, body) VALUES (?, ?, ?)", rows)
         self._db.execute("COMMIT")

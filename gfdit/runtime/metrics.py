@@ -17,7 +17,7 @@ from prometheus_client.exposition import choose_encoder
 
 from gfdit.core.commands import EndRequest, RunTask
 from gfdit.core.cost import CostModel
-from gfdit.core.events import Event, RequestArrived, TaskFailed, TaskFinished, WorkerJoined, WorkerLost
+from gfdit.core.events import Event, PolicySwapped, RequestArrived, TaskFailed, TaskFinished, WorkerJoined, WorkerLost
 from gfdit.core.lifecycle import State
 from gfdit.core.scheduler import Decision, Move, MoveKind, NewsKind, Scheduler
 from gfdit.core.work import Outcome, Request, Stage
@@ -139,6 +139,13 @@ class Metrics:
         )
         self._tick = Histogram("gfdit_policy_tick_seconds", "One tick (wall time).", buckets=SHORT, registry=of)
         self._errors = Counter("gfdit_policy_errors", "Ticks on which the policy failed.", registry=of)
+        self._swaps = Counter(
+            "gfdit_policy_swaps", "Policies that took over, by what was asked for.", ["how"], registry=of
+        )
+        self._ejections = Counter(
+            "gfdit_policy_ejections", "Policies that lost their place, by why and whose fault.", ["cause", "blame"],
+            registry=of,
+        )  # fmt: skip
         self._policy_info = Info("gfdit_policy", "The policy in charge.", registry=of)
         self._show_policy()
         self._commit = Histogram(
@@ -178,6 +185,8 @@ class Metrics:
             self._moved(move)
         self._tick.observe(tick_seconds)
         self._errors.inc(sum(news.kind is NewsKind.ERROR for news in decision.policy_news))
+        if decision.ejection is not None:
+            self._ejections.labels(str(decision.ejection.cause), str(decision.ejection.blame)).inc()
         self._show(now)
 
     def _event(self, event: Event) -> _Live | None:
@@ -192,6 +201,8 @@ class Metrics:
             case TaskFailed(at=at, epoch=epoch, code=code):
                 self._failures.labels(code).inc()
                 return self._landed(epoch, at)
+            case PolicySwapped(how=how):
+                self._swaps.labels(how.replace(" ", "_")).inc()
             case WorkerJoined(rank=rank):
                 if (cause := self._lost.pop(rank, None)) is not None:
                     self._restarts.labels(str(rank), cause).inc()

@@ -37,9 +37,13 @@ class Fleet(Protocol):
         """
         ...
 
-    def tick_took(self, seconds: float, limit: float | None) -> None:
-        """How long the last tick took; a live fleet turns an overrun into an event, a simulated one has no such
-        clock."""
+    def processor_s(self) -> float:
+        """Seconds that this thread has had a processor for, by which `too_slow` is explained."""
+        ...
+
+    def too_slow(self, seconds: float, limit: float | None) -> bool:
+        """Whether a policy that took so long to answer broke its limit. Never in a simulation: time stands still there
+        while a policy thinks."""
         ...
 
     @property

@@ -6,29 +6,22 @@ Everything is inside (the texts of the policy and its fallbacks, the cost table,
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from pydantic import TypeAdapter, ValidationError
 
 from gfdit.core.cost import CostModel
 from gfdit.core.estimate import Estimator
+from gfdit.core.events import PolicySwapped, PolicyText
 from gfdit.core.proposal import Policy
-from gfdit.core.scheduler import Scheduler
+from gfdit.core.scheduler import PolicyLoader, Scheduler
 from gfdit.core.topology import Topology
 from gfdit.core.work import ModelFacts
 from gfdit.errors import JournalError
 from gfdit.policy.planner import CompiledPolicy
 from gfdit.policy.store import checked_program
 from gfdit.runtime.costfile import cost_model_to_json, parse_cost_model
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyText:
-    """One policy of the chain of fallbacks; `name` as messages show it."""
-
-    name: str
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +37,45 @@ class Recipe:
     models: Mapping[str, ModelFacts] | None = None
     about: Mapping[str, str | int | float | None] = field(default_factory=dict)
 
-    def scheduler(self) -> Scheduler:
-        """A fresh one. Raises PolicyError or CostModelError for texts that this version does not take any more."""
-        policy: CompiledPolicy | None = None
-        for index, entry in reversed(list(enumerate(self.policies))):
-            params = self.params if index == 0 else {}
-            policy = CompiledPolicy(checked_program(entry.text, entry.name, params), policy)
-        if policy is None:
-            raise JournalError("the journal's header names no policy")
+    def scheduler(self, load: PolicyLoader | None = None) -> Scheduler:
+        """A fresh one; swaps in the journal are carried out by `load`, as they were in the run by default.
+
+        Raises PolicyError or CostModelError for texts that this version does not take any more.
+        """
+        policy = policy_of(self.policies, self.params)
         estimator = Estimator(parse_cost_model(self.cost), self.gpus)
-        return Scheduler(policy, Topology.uniform(self.gpus, self.gpus_per_node), estimator, self.models)
+        topology = Topology.uniform(self.gpus, self.gpus_per_node)
+        return Scheduler(policy, topology, estimator, self.models, load=load or swapped_in)
 
     def to_json(self) -> dict[str, object]:
         body: dict[str, object] = json.loads(json.dumps(asdict(self)))
         return {"recipe": body}
+
+
+def policy_of(policies: Sequence[PolicyText], params: Mapping[str, str]) -> CompiledPolicy:
+    """A fresh policy; `policies`: it and its fallbacks, first to last; `params` are the first one's.
+
+    Raises PolicyError, or JournalError for a native one, whose code is nowhere.
+    """
+    policy: CompiledPolicy | None = None
+    for index, entry in reversed(list(enumerate(policies))):
+        if entry.native:
+            raise JournalError(
+                f"policy `{entry.name}` plans in Python, and a journal holds no code",
+                hint="runs of native policies can be neither replayed nor explained",
+            )
+        policy = CompiledPolicy(checked_program(entry.text, entry.name, params if index == 0 else {}), policy)
+    if policy is None:
+        raise JournalError("the journal names no policy")
+    return policy
+
+
+def swapped_in(event: PolicySwapped, earlier: Policy) -> CompiledPolicy:
+    """The policy that a swap names, with what it carries on from the one before. Raises PolicyError."""
+    policy = policy_of(event.policies, event.params)
+    if isinstance(earlier, CompiledPolicy):
+        policy.inherit(earlier)
+    return policy
 
 
 _ADAPTER = TypeAdapter(Recipe)
@@ -86,15 +104,14 @@ def recipe_of(
     about: Mapping[str, str | int | float | None] | None = None,
 ) -> Recipe:
     """The recipe of a scheduler made from these."""
-    return Recipe(
-        tuple(_chain(policy)), dict(params), cost_model_to_json(cost), gpus, gpus_per_node, models, about or {}
-    )
+    return Recipe(texts_of(policy), dict(params), cost_model_to_json(cost), gpus, gpus_per_node, models, about or {})
 
 
-def _chain(policy: Policy | None) -> list[PolicyText]:
+def texts_of(policy: Policy | None) -> tuple[PolicyText, ...]:
+    """The policy and its fallbacks, first to last."""
     chain: list[PolicyText] = []
     while isinstance(policy, CompiledPolicy):
         source = policy.program.source
-        chain.append(PolicyText(source.name, source.text))
+        chain.append(PolicyText(source.name, source.text, policy.native))
         policy = policy.fallback
-    return chain
+    return tuple(chain)

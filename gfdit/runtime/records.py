@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from gfdit.core.commands import Command
 from gfdit.core.events import Event
+from gfdit.core.proposal import Policy
 from gfdit.core.scheduler import Decision, Move, PolicyNews
 from gfdit.errors import JournalError
 from gfdit.units import to_ns
@@ -51,7 +52,8 @@ def event_from_json(body: Json) -> Event:
 
 @dataclass(frozen=True, slots=True)
 class TickRecord:
-    """One tick as journalled. `seconds` is wall time and not part of what a replay must reproduce."""
+    """One tick as journalled, and which policy decided it. `seconds` is wall time and not part of what a replay must
+    reproduce."""
 
     now: int
     commands: tuple[Command, ...]
@@ -60,17 +62,21 @@ class TickRecord:
     policy: str
     policy_news: tuple[PolicyNews, ...]
     seconds: float
+    policy_version: int = 0
+    policy_sha: str = ""
 
     def same_decision(self, other: Decision) -> bool:
         return (self.commands, self.moves, self.next_tick_at) == (other.commands, other.moves, other.next_tick_at)
 
 
-def tick_to_json(decision: Decision, policy: str, seconds: float) -> dict[str, object]:
+def tick_to_json(decision: Decision, policy: Policy, seconds: float) -> dict[str, object]:
     return {
         "commands": [_tagged(command) for command in decision.commands],
         "moves": [asdict(move) for move in decision.moves],
         "next_tick_at": decision.next_tick_at,
-        "policy": policy,
+        "policy": policy.name,
+        "policy_version": policy.version,
+        "policy_sha": policy.sha,
         "policy_news": [asdict(news) for news in decision.policy_news],
         "refusals": [asdict(refusal) for refusal in decision.refusals],
         "tick_ns": to_ns(seconds),
@@ -92,4 +98,6 @@ def tick_from_json(now: int, body: Json) -> TickRecord:
         policy=str(body["policy"]),
         policy_news=tuple(_NEWS.validate_python(one) for one in news),
         seconds=float(str(tick_ns)) / 1e9,
+        policy_version=int(str(body.get("policy_version", 0))),
+        policy_sha=str(body.get("policy_sha", "")),
     )

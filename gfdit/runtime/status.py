@@ -32,11 +32,12 @@ MOST_NOTES = 50
 
 @dataclass(frozen=True, slots=True)
 class PolicyStatus:
-    """The policy in charge. `fallback`: it took over from the one that the system was started with."""
+    """The policy in charge. `fallback`: it took over from one that was ejected."""
 
     name: str
     sha: str
     fallback: bool
+    version: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +205,6 @@ class StatusBoard:
 
     def __init__(self, about: About, scheduler: Scheduler, now: Callable[[], int]) -> None:
         self._about, self._scheduler, self._now = about, scheduler, now
-        self._first_sha = scheduler.policy.sha
         self._timeline = Timeline(
             about.ranks, keep_s=1.25 * about.window_s, policy_of=lambda: self._scheduler.policy.name
         )
@@ -247,7 +247,7 @@ class StatusBoard:
             up_s=to_s(0 if began is None else now - began),
             model=about.model,
             device=about.device,
-            policy=PolicyStatus(policy.name, policy.sha, policy.sha != self._first_sha),
+            policy=PolicyStatus(policy.name, policy.sha, policy is not self._scheduler.appointed, policy.version),
             accepting=accepting,
             workers=WorkerStatus(about.ranks, tuple(sorted(timeline.alive)), tuple(sorted(busy))),
             queue=QueueStatus(len(live) - running - paused, paused, running),

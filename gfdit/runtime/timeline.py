@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, assert_never
 from gfdit.core.commands import AbortTask, Command, EndRequest, RunTask
 from gfdit.core.events import (
     Event,
+    PolicyEjected,
     PolicyOverran,
+    PolicySwapped,
     RequestArrived,
     RequestCancelled,
     TaskFailed,
@@ -252,6 +254,7 @@ class Timeline:
         self.now = 0
         self.totals = Totals()
         self.policy = ""
+        self.swapped_to = ""  # `name@version (sha)` of the latest swap, empty before the first
         self.ticks = 0
         self.alive: dict[int, int] = {}  # rank -> incarnation
         self.lanes: dict[int, deque[Stint]] = {rank: deque() for rank in range(ranks)}
@@ -380,8 +383,11 @@ class Timeline:
                     self._lost(event, notes)
                 case PolicyOverran(at=at, seconds=seconds):
                     notes.append(Note(at, NoteKind.POLICY, f"a tick took {human_s(seconds)}, over the policy's limit"))
-                case RequestCancelled():
-                    pass  # the command that ends the request tells it
+                case PolicySwapped(at=at, label=label, how=how):
+                    notes.append(Note(at, NoteKind.POLICY, f"{label} takes over{how and f' ({how})'}"))
+                    self.policy, self.swapped_to = "", label  # the note above says it
+                case RequestCancelled() | PolicyEjected():
+                    pass  # the command that ends the request, and the news of the ejection, tell it
                 case _:
                     assert_never(event)
         if joined:

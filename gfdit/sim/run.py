@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from gfdit.core import invariants
@@ -17,6 +17,7 @@ from gfdit.core.work import Request
 from gfdit.runtime.driver import drive
 from gfdit.runtime.ports import Observer
 from gfdit.runtime.summary import Summary
+from gfdit.sim.faults import Faults
 from gfdit.sim.fleet import SimFleet, VirtualClock
 
 if TYPE_CHECKING:
@@ -25,8 +26,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SimConfig:
-    """What is simulated. `noise`: relative sigma of durations; `check`: verify the scheduler's invariants on every
-    tick."""
+    """What is simulated. `noise`: relative sigma of durations; `faults`: what goes wrong; `truth`: what work really
+    takes, where that is not what `cost` lets the policy believe.
+
+    `check`: verify the scheduler's invariants on every tick. `always_evaluate`: ask the policy even where its answer is
+    certain, which changes no decision.
+    """
 
     policy: Policy
     requests: Sequence[Request]
@@ -36,7 +41,10 @@ class SimConfig:
     gpus_per_node: int = 8
     seed: int = 0
     noise: float = 0.0
+    faults: Faults | None = None
+    truth: CostModel | None = None
     check: bool = False
+    always_evaluate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +56,12 @@ class SimOutcome:
     observers: tuple[Observer, ...] = field(default=())
 
 
-def build_scheduler(policy: Policy, cost: CostModel, gpus: int, gpus_per_node: int = 8) -> Scheduler:
+def build_scheduler(
+    policy: Policy, cost: CostModel, gpus: int, gpus_per_node: int = 8, *, always_evaluate: bool = False
+) -> Scheduler:
     """The production scheduler for a uniform cluster that the cost model alone describes."""
-    return Scheduler(policy, Topology.uniform(gpus, gpus_per_node), Estimator(cost, gpus))
+    topology = Topology.uniform(gpus, gpus_per_node)
+    return Scheduler(policy, topology, Estimator(cost, gpus), always_evaluate=always_evaluate)
 
 
 def simulate(
@@ -61,11 +72,24 @@ def simulate(
     `observers` may be a function of the scheduler, for those that need to look at it. Raises CostModelError for a
     cost that the workload needs and the model lacks, InvariantError with `check`.
     """
-    scheduler = build_scheduler(config.policy, config.cost, config.gpus, config.gpus_per_node)
+    scheduler = build_scheduler(
+        config.policy, config.cost, config.gpus, config.gpus_per_node, always_evaluate=config.always_evaluate
+    )
+    truth = config.truth or config.cost
     for request in config.requests:  # a missing cost is an error before anything starts
         config.cost.stages(request.model)
+        truth.stages(request.model)
     clock = VirtualClock()
-    fleet = SimFleet(clock, config.cost, config.gpus, config.requests, seed=config.seed, noise=config.noise)
+    fleet = SimFleet(
+        clock,
+        truth,
+        config.gpus,
+        config.requests,
+        seed=config.seed,
+        noise=config.noise,
+        faults=config.faults,
+        topology=scheduler.topology,
+    )
     summary = Summary(config.gpus)
     extra = tuple(observers(scheduler) if callable(observers) else observers)
     checks: tuple[Observer, ...] = (_InvariantCheck(scheduler),) if config.check else ()
@@ -80,6 +104,8 @@ def simulate(
         **summary.figures(),
         "bound": None,
     }
+    if config.faults is not None:
+        result["faults"] = {"asked": config.faults.text, **asdict(fleet.fault_count)}
     return SimOutcome(result, summary, extra)
 
 

@@ -68,6 +68,7 @@ class Facts:
     token_width: Annotated[int, Field(ge=1, le=1 << 12)]
     frame_factor: Annotated[int, Field(ge=1, le=1 << 12)]
     defaults: Values
+    video: bool = False
 
 
 # --- from the controller to a worker ---

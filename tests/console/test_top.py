@@ -163,7 +163,7 @@ def test_status_prints_lines_a_table_and_json(seen: Afar, capsys: Capture) -> No
         shown = capsys.readouterr().out
         assert main(["status", "--url", url, "--json"]) == 0
         assert STATUS.validate_json(capsys.readouterr().out) == status
-    assert f"policy    slo ({status.policy.sha[:8]})" in shown
+    assert f"policy    slo@1 ({status.policy.sha[:8]})" in shown
     assert f"{status.queue.running} running, {status.queue.paused} paused, {status.queue.waiting} waiting" in shown
     assert all(one.id in shown for one in status.requests)
     assert "no free gpu" in shown

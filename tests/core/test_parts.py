@@ -75,9 +75,9 @@ def test_the_split_multiplies_to_the_degree(degree: int, heads: int, branches: i
 
 def test_points_are_interpolated_and_continued() -> None:
     curve = Points(((10, 1.0), (20, 3.0), (40, 4.0)))
-    assert [curve.seconds(x) for x in (10, 15, 20, 30, 40, 60)] == [1.0, 2.0, 3.0, 3.5, 4.0, 5.0]
-    assert curve.seconds(0) == 0.0  # 1 - 2, never below zero
-    assert Points(((5, 0.7),)).seconds(99) == 0.7
+    assert [curve.at(x) for x in (10, 15, 20, 30, 40, 60)] == [1.0, 2.0, 3.0, 3.5, 4.0, 5.0]
+    assert curve.at(0) == 0.0  # 1 - 2, never below zero
+    assert Points(((5, 0.7),)).at(99) == 0.7
 
 
 def _request(**changes: object) -> Request:
@@ -107,5 +107,5 @@ def test_finished_steps_correct_the_table() -> None:
     estimator = Estimator(cost, 1)
     code = estimator.model_code("m")
     for _ in range(40):
-        estimator.learn(_request(), Stage.DENOISE, 1, 3.0)
+        estimator.learn(_request(), estimator.expand(_request()), Stage.DENOISE, 1, 3.0)
     assert estimator.correction[code, 0] == pytest.approx(3.0, rel=1e-3)

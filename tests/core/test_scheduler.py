@@ -208,6 +208,7 @@ def test_overruns_are_strikes_too() -> None:
     world = World(Failing())
     for _ in range(3):
         world.observe(PolicyOverran(world.now, 0.1))
+    world.tick()
     assert world.scheduler.policy.name == "edf_literal"
 
 
@@ -272,7 +273,8 @@ def test_a_guard_is_told_when_it_breaks_and_may_hand_over_to_the_fallback() -> N
     policy.alarms = ()
     assert news() == []
     policy.alarms = (Alarm("no_starvation", eject=True),)
-    assert news() == ["guard `no_starvation` does not hold"]
+    told, ejected = news()
+    assert told == "guard `no_starvation` does not hold" and ejected.startswith(f"ejected, guard: {told}")
     assert world.scheduler.policy.name == "edf_literal"
 
 
@@ -365,3 +367,23 @@ def test_a_group_moves_when_it_may_no_longer_use_its_ranks() -> None:
     policy.proposal = Proposal((Place(0, 2, within=frozenset({0, 1})),))
     before, (task,) = task, world.finish(task)
     assert set(task.ranks) == {0, 1} and set(task.sources) == set(before.ranks)
+
+
+def test_an_id_may_come_again_once_its_request_is_long_gone() -> None:
+    scheduler = Scheduler(EdfBestFit(), Topology.uniform(1), Estimator(make_cost(), 1), ids_remembered=2)
+    accepted = []
+    for number in (0, 0, 1, 0, 2, 0, 3, 0):
+        scheduler.observe(RequestArrived(0, make_request(number)))
+        accepted.append(f"r{number:03}" in scheduler.trajectories)
+        scheduler.observe(RequestCancelled(0, f"r{number:03}"))
+    assert accepted == [True, False, True, False, True, True, True, False]
+
+
+def test_what_is_only_for_a_glance_does_not_pile_up() -> None:
+    """Under a policy that cannot tell when it need not be asked."""
+    world = World(Fixed(Proposal()), ranks=1)
+    for number in range(500):
+        world.observe(RequestArrived(world.now, make_request(number)))
+        world.tick()
+        world.observe(RequestCancelled(world.now, f"r{number:03}"))
+    assert len(world.scheduler._lookout._newly) < 100

@@ -11,13 +11,15 @@ import pytest
 
 from gfdit.core.events import Event
 from gfdit.core.lifecycle import TRANSITIONS
-from gfdit.policy import reference
+from gfdit.policy import cluster, reference
+from gfdit.policy.cluster import load_cluster
 from gfdit.policy.vocabulary import schema
 from gfdit.runtime import costfile, workload
 from gfdit.runtime.costfile import load_cost_model
 from gfdit.runtime.workload import load_workload
 from tests.docs.pages import DOCS, blocks, run, save
 
+GIB = 2.0**30
 Capture = pytest.CaptureFixture[str]
 FILES = DOCS / "reference" / "files.md"
 DECISIONS = sorted((DOCS / "explanation" / "decisions").glob("*.md"))
@@ -47,9 +49,9 @@ def test_the_language_page_tells_every_word() -> None:
     text, words = LANGUAGE.read_text("utf-8"), schema()
     named = named_in_tables(text)
     assert {*words.attributes, *words.degrees, *words.stages, *words.knobs, *words.triggers} <= named
-    assert {*words.preferences} <= named
+    assert {*words.preferences, *words.events} <= named
     assert {name.partition("(")[0] for name in named} >= {*words.functions}
-    assert len(re.findall(r"^#### ", text, re.M)) == len(reference.CLAUSES) + text.count("\nNot in this version.\n")
+    assert len(re.findall(r"^#### ", text, re.M)) == len(reference.CLAUSES)
 
 
 def test_clause_syntax_is_read_off_the_grammar() -> None:
@@ -73,6 +75,8 @@ def test_example_files_load_and_give_the_result_shown(
         save(block, tmp_path)
     assert [request.id for request in load_workload(tmp_path / "two.jsonl")] == ["a", "b"]
     assert load_cost_model(tmp_path / "tiny.cost.json").degrees("tiny") == (1, 2)
+    assert load_cluster(tmp_path / "cluster.toml").models == {"large": {1: 96 * GIB, 2: 58 * GIB, 4: 40 * GIB}}
+    assert named_in_tables(section(FILES, "Cluster")) == set(cluster.KEYS)
     (command,) = (block.commands[0] for block in shown if block.runs)
     code, output = run(command, tmp_path, capsys)
     (expected,) = (json.loads(block.text) for block in shown if block.words == ("result",))

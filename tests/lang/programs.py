@@ -135,6 +135,16 @@ def fallbacks(draw: st.DrawFn) -> n.Fallback:
     return n.Fallback(draw(dotted), errors, draw(option(exprs)) if errors is not None else None)
 
 
+reactions = st.one_of(
+    st.builds(lambda text: n.Reaction("alert", text=text), option(strings)),
+    st.builds(
+        lambda action, amount, time: n.Reaction(action, amount, time),
+        st.sampled_from(["raise", "shrink"]),
+        exprs,
+        option(exprs),
+    ),
+    st.builds(lambda time: n.Reaction("pause", None, time), option(exprs)),
+)
 items = st.one_of(
     st.builds(n.Param, idents, idents, exprs, option(ranges)),
     st.builds(n.Let, idents, exprs),
@@ -149,10 +159,10 @@ items = st.one_of(
     st.builds(n.Aging, exprs, exprs, option(exprs)),
     st.builds(n.Stage, some(idents), option(idents), some(stage_items, 0)),
     preempts(),
-    st.builds(n.Batch, some(exprs), exprs, option(exprs)),
+    st.builds(n.Batch, some(exprs), exprs, option(exprs), option(exprs)),
     allocates,
     st.builds(n.Tick, option(exprs), st.just(()) | some(idents)),
-    st.builds(n.React, idents, option(exprs), idents),
+    st.builds(n.React, idents, option(exprs), reactions),
     st.builds(n.Guard, idents, exprs, st.sampled_from(["alert", "fallback"])),
     fallbacks(),
     st.builds(n.Test, strings, some(test_items, 0)),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from gfdit.core.events import PolicyEjected, PolicySwapped
 from gfdit.core.work import Request
 from gfdit.errors import InputError, ShuttingDown
 from gfdit.live.intake import Intake
@@ -47,7 +48,7 @@ def test_a_fed_workload_arrives_by_its_times_from_the_call_on(intake: Intake, cl
     clock.time = 1000
     intake.feed([request("b", 200), request("a", 100)], lambda r: {"prompt": r.id})
     assert ids(intake, 1000) == []
-    assert intake.next_arrival() == 1100
+    assert intake.next_due() == 1100
     taken = intake.take(1250).arrivals
     assert [(a.request.id, a.request.arrival_ns, a.inputs) for a in taken] == [
         ("a", 1100, {"prompt": "a"}),
@@ -119,3 +120,16 @@ def test_many_threads_lose_nothing(intake: Intake) -> None:
         intake.acknowledge_wake()
         seen += ids(intake, 0)
     assert sorted(seen) == sorted(f"{worker}-{number}" for worker in range(4) for number in range(50))
+
+
+def test_orders_about_the_policy_come_in_their_time_and_hold_nobody_up(intake: Intake, clock: HandClock) -> None:
+    intake.order(PolicySwapped(500, (), label="later"))
+    intake.order(PolicyEjected(0))
+    assert select.select([intake.wake_fd], [], [], 0)[0]
+    assert intake.take(100).orders == [PolicyEjected(100)]
+    assert intake.empty and intake.next_due() == 500  # a drained system does not wait for it
+    (order,) = intake.take(600).orders
+    assert isinstance(order, PolicySwapped) and (order.at, order.label) == (600, "later")
+    intake.order(PolicyEjected(900))
+    intake.revoke_orders()
+    assert intake.next_due() is None and intake.take(1000).orders == []

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
 from gfdit.core.commands import EndRequest, RunTask
 from gfdit.core.events import TaskFailed, TaskFinished
 from gfdit.core.parallel import Parallel
 from gfdit.core.scheduler import Decision, Move, MoveKind
 from gfdit.core.work import Outcome, Request, Stage
+from gfdit.errors import InputError
 from gfdit.live.results import Status, Ticket, Tickets
 
 REQUEST = Request("a", "m", "c", 0, 64, 64, 4, 16)
@@ -76,3 +81,17 @@ def test_wait_change_returns_at_once_when_there_is_something_new() -> None:
     assert ticket.wait_change(0, timeout=0) == 0
     ticket.update(ticket.progress)
     assert ticket.wait_change(0, timeout=0) == 1
+
+
+def test_an_id_is_taken_while_its_request_lives_and_for_a_good_while_after() -> None:
+    tickets = Tickets(remembered=2)
+    for name in ("a", "b", "c"):
+        tickets.open(replace(REQUEST, id=name))
+    for name in ("a", "b", "c"):
+        with pytest.raises(InputError, match=f"`{name}` is taken"):
+            tickets.open(replace(REQUEST, id=name))
+        tickets.end(EndRequest(name, Outcome.COMPLETED, 70), b"")
+    for name in ("b", "c"):  # the latest two
+        with pytest.raises(InputError, match=f"`{name}` is taken"):
+            tickets.open(replace(REQUEST, id=name))
+    assert tickets.open(replace(REQUEST, id="a")).request.id == "a"

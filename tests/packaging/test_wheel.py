@@ -56,6 +56,8 @@ def test_the_wheel_holds_its_data_and_no_tests(wheel: Path) -> None:
         if path.is_file():
             assert path.relative_to(ROOT).as_posix() in names
     assert {"gfdit/_data/grammar/policy.lark", "gfdit/_data/examples/mixed.jsonl"} <= names
+    for page in (ROOT / "docs" / "reference" / "errors").glob("*.md"):
+        assert f"gfdit/_data/docs/reference/errors/{page.name}" in names
     assert not [name for name in names if name.startswith(("tests", "docs", "policies", "grammar", "hatch_build"))]
 
 

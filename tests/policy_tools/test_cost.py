@@ -21,7 +21,10 @@ from gfdit.lang.frozen import changed
 from gfdit.lang.parser import parse
 from gfdit.lang.source import Source
 from gfdit.policy import library, store
-from gfdit.policy.costing import CALIBRATED, bound, calibrate
+from gfdit.policy.calibrating import calibrate
+from gfdit.policy.checking import check_policy
+from gfdit.policy.cluster import Cluster
+from gfdit.policy.costing import CALIBRATED, bound
 from gfdit.policy.decorators import unplaced
 from gfdit.policy.planner import CompiledPolicy
 from gfdit.policy.world import Actor, World
@@ -29,7 +32,7 @@ from gfdit.policy.world import Actor, World
 Capture = pytest.CaptureFixture[str]
 REQUESTS, GPUS = 300, 16
 SLACK = 2.0  # what a measurement on a busy machine may exceed the bound by
-NAMED = ("fcfs_static", "edf_best_fit", "srtf", "stage_aware", "throughput", "slo", "fcfs")
+NAMED = ("fcfs_static", "edf_best_fit", "srtf", "stage_aware", "throughput", "slo", "fcfs", "tetriserve", "primal_dual")
 
 
 def crowd(new: bool) -> View:
@@ -118,6 +121,15 @@ def test_deleting_a_clause_never_raises_the_bound(name: str) -> None:
     assert tried >= 3
 
 
+@pytest.mark.parametrize("name", library.names())
+def test_shipped_policies_keep_their_limits_on_a_cluster_of_64(name: str) -> None:
+    """With what was calibrated for a slow machine."""
+    cluster = Cluster((8,) * 8, requests=1000)
+    text = library.shipped_policy(name).read_text("utf-8")
+    checked = check_policy(Source(text, name), cluster=cluster, policies=library.names())
+    assert checked.ok and not checked.diagnostics
+
+
 def test_the_bound_grows_with_requests_and_ranks() -> None:
     for name in NAMED:
         program = store.load_policy(name).program
@@ -152,3 +164,43 @@ def test_the_command(tmp_path: Path, capsys: Capture) -> None:
     constants.write_text("{}", "utf-8")
     assert main(["cost", "fcfs", "--constants", str(constants)]) == 1
     assert "--calibrate" in capsys.readouterr().err
+
+
+def in_vain(requests: int, gpus: int) -> View:
+    """Urgent requests that find every rank in use by requests that would be late if they paused."""
+    busy = [
+        Actor(f"b{n}", tag="batch", arrival_s=-100, deadline_s=26.0, stage=Stage.DENOISE, sp=1, state=State.RUNNING,
+              steps_total=40, preemptible=False, group_since_s=-50.0)
+        for n in range(gpus)
+    ]  # fmt: skip
+    urgent = [
+        Actor(f"u{n}", tag="ui", arrival_s=-1, deadline_s=14.0, stage=Stage.DENOISE) for n in range(requests - gpus)
+    ]
+    return World(gpus, [*busy, *urgent]).view()
+
+
+def test_the_bound_holds_where_everybody_asks_for_victims_in_vain() -> None:
+    program, constants, view = store.load_policy("step_preempt_pause").program, calibrate(), in_vain(REQUESTS, GPUS)
+    found = []
+    for _ in range(3):
+        policy = CompiledPolicy(program)
+        begin = time.thread_time()
+        assert not policy.plan(view).places
+        found.append(time.thread_time() - begin)
+    assert min(found) <= SLACK * bound(program, REQUESTS, GPUS, constants).seconds
+
+
+def test_victims_are_judged_once_for_all_who_ask_in_vain() -> None:
+    """Twice the winners cost about twice as much, not twice for each of the victims."""
+    program = store.load_policy("step_preempt_pause").program
+
+    def seconds(requests: int, gpus: int) -> float:
+        view, found = in_vain(requests, gpus), []
+        for _ in range(5):
+            policy = CompiledPolicy(program)
+            begin = time.thread_time()
+            policy.plan(view)
+            found.append(time.thread_time() - begin)
+        return min(found)
+
+    assert seconds(400, 64) < 4 * seconds(200, 16)  # 336 winners and 64 victims against 184 and 16

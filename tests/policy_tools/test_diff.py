@@ -20,7 +20,7 @@ Capture = pytest.CaptureFixture[str]
 WITHOUT = TAKING.replace("preempt for ui from bulk do pause\n", "")
 NARROW = TAKING.replace("sp fixed 2 gpu", "sp fixed 1 gpu")
 OPEN = TAKING.replace("tokens > 5000 tok", "tokens > 50000 tok")
-NEWEST = TAKING.replace("order by rank, arrival", "order by rank, arrival desc, tokens")
+REVERSED = TAKING.replace("order by rank, arrival", "order by rank desc, arrival")
 
 
 def compared(a: str, b: str) -> Comparison:
@@ -65,7 +65,19 @@ def test_what_only_one_of_them_takes_is_found() -> None:
 
 def test_fate_and_order() -> None:
     assert concerned(compared(TAKING, OPEN))["fate"] == {"r004"}
-    assert concerned(compared(TAKING, NEWEST)).keys() <= {"order", "degree"}
+    by_order = compared(TAKING, REVERSED)
+    assert "order" in concerned(by_order) and concerned(by_order).keys() <= {"order", "degree"}
+    assert any(one.a.text.endswith(f"of {one.b.text.split()[-1]}") for one in by_order.first)
+
+
+def test_what_admission_degrades_is_a_fate() -> None:
+    def degrading(to: str) -> str:
+        return TAKING.replace("admit {", f"admit {{\n  degrade when rank > 0 to {to}\n")
+
+    assert "admit {" in TAKING
+    comparison = compared(TAKING, degrading("steps = max(steps * 50%, 1 step), cache = 20%"))
+    (first,) = [one for one in comparison.first if one.aspect == "fate"][:1]
+    assert first.a.text == "admit" and first.b.text.startswith("admit with") and "cache 20%" in first.b.text
 
 
 def test_the_command_on_a_journal_and_on_a_workload(tmp_path: Path, capsys: Capture) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,9 @@ def test_no_requests_and_twice_the_same_id_are_errors() -> None:
 def test_a_cost_model_reads_back_as_the_same_model() -> None:
     cost = make_cost()
     assert parse_cost_model(cost_model_to_json(cost)) == cost
+    assert "reshard_across_nodes" not in cost_model_to_json(cost)  # only where it is known: others read the file too
+    two_nodes = replace(cost, reshard_across_s=0.25)
+    assert parse_cost_model(cost_model_to_json(two_nodes)) == two_nodes
 
 
 @pytest.mark.parametrize(
