@@ -28,8 +28,8 @@ def create_app(
     results: Blobs | None = None,
 ) -> FastAPI:
     """The whole HTTP side of one system, without `RequestIds`, which goes around it. `feed`: what the page lives on;
-    `control`: takes commands about the policy, None: nobody does; `films`: makes videos, None: nobody does; `results`: where
-    pictures that are fetched by URL are kept, None: in memory."""
+    `control`: takes commands about the policy, None: nobody does; `films`: makes videos, None: nobody does;
+    `results`: where pictures that are fetched by URL are kept, None: in memory."""
     app = FastAPI(title="gfdit", version=__version__, docs_url=None, redoc_url=None)
     install(app)
     _health_routes(app, service)

@@ -63,6 +63,7 @@ def how_it_went(service: Service, one: Pending) -> dict[str, Any]:
         "queue_ms": max(0, started - arrived) / NS_PER_MS,
         "run_ms": max(0, ended - started) / NS_PER_MS,
         "steps": progress.steps_done,
+        "cache": progress.cache,
         "degrees": [list(entry) for entry in progress.degrees],
         "resizes": progress.resizes,
         "preemptions": progress.preemptions,

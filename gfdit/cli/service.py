@@ -120,8 +120,8 @@ class LiveService:
         return self._metrics.exposition(accept)
 
     def _check_room(self, requests: Sequence[Request]) -> None:
-        """Raises QueueFull when not all have room. Those turned away are told times one after the other, at the pace at which
-        requests end, so that they do not come back all at once."""
+        """Raises QueueFull when not all have room. Those turned away are told times one after the other, at the
+        pace at which requests end, so that they do not come back all at once."""
         if self._max_queue is None:
             return
         queued = sum(ticket.progress.status is TicketStatus.QUEUED for ticket in self._system.fleet.tickets.live())

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -178,7 +179,8 @@ class Ledger:
 
     def unfinished(self) -> list[Unfinished]:
         """In the order of acceptance."""
-        query = "SELECT request, inputs, boot, accepted_ns, accepted_at FROM requests WHERE ended_at IS NULL ORDER BY number"
+        columns = "request, inputs, boot, accepted_ns, accepted_at"
+        query = f"SELECT {columns} FROM requests WHERE ended_at IS NULL ORDER BY number"
         found = []
         for request, inputs, boot, accepted_ns, accepted_at in self._read(query):
             # the monotonic clock goes on while the machine does, and no one sets it; the wall's is the second best
@@ -209,7 +211,7 @@ class Ledger:
             return asked, json.loads(ids)
         return None
 
-    def _read(self, query: str, *values: object) -> list[tuple[object, ...]]:  # rows as SQLite gives them
+    def _read(self, query: str, *values: object) -> list[Any]:
         with self._reading:
             return self._readers.execute(query, values).fetchall()
 

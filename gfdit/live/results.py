@@ -35,6 +35,7 @@ class Progress:
     stage: Stage | None = None
     steps_done: int = 0
     steps_total: int = 0
+    cache: float = 0.0
     ranks: tuple[int, ...] = ()
     degrees: tuple[tuple[int, int], ...] = ()
     resizes: int = 0
@@ -176,6 +177,7 @@ class Tickets:
             outcome=command.outcome,
             code=command.code,
             message=command.message,
+            cache=command.cache,
         )
 
     def record(self, now: int, events: Sequence[Event], decision: Decision, tick_seconds: float) -> None:
