@@ -27,7 +27,8 @@ STOP_S = 10.0
 class HttpServer:
     """Listens from construction on; port 0 takes a free one. `keys`: API keys, none: everybody may ask.
     `control`: takes commands about the policy, None: nobody does. `videos`: the folder for video jobs, None:
-    none are taken. `results`: where pictures that are fetched by URL outlive it, None: they do not. Raises UsageError when the port is taken."""
+    none are taken. `results`: where pictures that are fetched by URL outlive it, None: they do not.
+    Raises UsageError when the port is taken."""
 
     def __init__(
         self,

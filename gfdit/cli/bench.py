@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gfdit.cli.bench_serve import serve
+
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
 
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 bench = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Measure gfdit itself on this machine."
 )
+
+
+bench.command()(serve)
 
 
 @bench.callback()
@@ -121,12 +126,12 @@ def _print_ticks(report: TickReport) -> None:
     from rich.table import Table
 
     shown = Table(title="A tick of a policy, milliseconds of CPU time", title_justify="left", box=SIMPLE_HEAD)
-    shown.add_column("", no_wrap=True)
+    shown.add_column("requests / GPUs", no_wrap=True)
     for name in ("p50", "target", "p99", "whole tick", "yardstick"):
         shown.add_column(name, justify="right", no_wrap=True)
     for (requests, gpus), block in itertools.groupby(report.rows, lambda row: (row.requests, row.gpus)):
         shown.add_section()
-        shown.add_row(f"{requests:,} requests, {gpus:,} GPUs", style="bold")
+        shown.add_row(f"{requests:,} / {gpus:,}", style="bold")
         for row in block:
             target = "-" if row.target_us is None else _ms(row.target_us)
             times = (_ms(row.p50_us), target, _ms(row.p99_us), _ms(row.tick_p50_us), _ms(row.yardstick_p50_us))

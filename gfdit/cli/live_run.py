@@ -25,11 +25,14 @@ from gfdit.cli.summary_table import summary_table
 from gfdit.config import LOOPBACK, Environment, RunConfig, read_keys
 from gfdit.core.events import Event
 from gfdit.core.scheduler import Decision
+from gfdit.live.durable_ledger import Ledger
+from gfdit.live.durable_lock import FolderLock
 from gfdit.live.system import LiveSystem, start_live
 from gfdit.policy.bundle import public_key
 from gfdit.report import report_of_journal
+from gfdit.runtime.blobs import Blobs
 from gfdit.runtime.ejections import EjectionFiles
-from gfdit.runtime.journal import Journal
+from gfdit.runtime.journal import Journal, set_aside
 from gfdit.runtime.ports import Observer
 from gfdit.runtime.recipe import recipe_of
 from gfdit.runtime.summary import Summary
@@ -117,9 +120,11 @@ def execute(config: RunConfig, look: Look) -> int:
     """Run it; returns the exit code. Raises GfditError for what cannot be started."""
     keys = Keys.read(config)
     prepared = prepare(config, Environment.read())
-    config.out.mkdir(parents=True, exist_ok=True)
     terminal = Terminal(stderr=look.json, highlight=False)
-    with _starting(prepared, terminal) as system:
+    with FolderLock(config.out), _starting(prepared, terminal) as system:
+        aside = set_aside(config.out / "journal.sqlite")
+        if aside is not None:
+            terminal.print(f"the run before did not end in order; its journal is {aside}", style="dim")
         journal = Journal(config.out / "journal.sqlite", _header(prepared, config, system), system.scheduler)
         summary, pictures = Summary(system.workers), Pictures(config.out)
         try:
@@ -167,13 +172,18 @@ def _serve(
     with ExitStack() as stack:
         hint = "Ctrl-C drains and stops"
         if not prepared.requests:
+            results = Blobs(config.out / "results")
+            if resumed := system.keep(Ledger(config.out / "ledger.sqlite", results)):
+                print(f"{resumed} requests of the run before go on", file=sys.stderr)
             service = LiveService(system, prepared.live.model, config.max_queue)
             observers = [TimedObserver(journal, service.journal_committed), summary, *service.observers]
             rollout = system.rollout(prepared.params, config.out / "policies", keys.policy)
             control = Control(rollout, keys.admin)
             afterwards = (rollout,)
             videos = config.out / "videos"
-            server = stack.enter_context(HttpServer(service, config.host, config.port, keys.api, control, videos))
+            server = stack.enter_context(
+                HttpServer(service, config.host, config.port, keys.api, control, videos, results)
+            )
             if not keys.api and config.host not in LOOPBACK:
                 print(f"warning: others can reach {config.host}; see `--api-key-file`", file=sys.stderr)
             hint = f"serving on {server.url}; try: {_example(server.url, config)}"

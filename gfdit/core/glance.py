@@ -76,7 +76,8 @@ class Lookout:
         self._waiting: dict[str, Trajectory] = {}
         self._newly: list[Trajectory] = []
         self._asked: Foresight | None = None
-        self._for_a_rank = True
+        self._reasons: Mapping[int, WaitReason] = {}
+        self._for_a_rank: bool | None = True  # None: not looked at yet
 
     def waits(self, t: Trajectory) -> None:
         """It is admitted, paused or set back."""
@@ -91,14 +92,19 @@ class Lookout:
 
     def told(self, waits: Mapping[int, WaitReason]) -> None:
         """The reasons of the latest plan: other ones than a free rank may pass with time."""
-        reasons = waits.reasons() if isinstance(waits, Waits) else frozenset(waits.values())
-        self._for_a_rank = reasons <= {WaitReason.NO_FREE_GPU}
+        self._reasons, self._for_a_rank = waits, None
 
     def stays(self, keeps: Foresight, now_s: float, gpus: int, free: int, row: Trajectory | None) -> bool:
         """Whether the policy of `keeps` need not be asked."""
-        if self._waiting and not self._for_a_rank:
-            return False
         anew = keeps is not self._asked
         newly = list(self._waiting.values()) if anew else self._newly
         self._asked, self._newly = keeps, []
-        return keeps(Glance(now_s, gpus, free, row, self._estimator, self._waiting, newly, anew))
+        glance = Glance(now_s, gpus, free, row, self._estimator, self._waiting, newly, anew)
+        return keeps(glance) and (not self._waiting or self._all_wait_for_a_rank())
+
+    def _all_wait_for_a_rank(self) -> bool:
+        if self._for_a_rank is None:
+            waits, self._reasons = self._reasons, {}
+            reasons = waits.reasons() if isinstance(waits, Waits) else frozenset(waits.values())
+            self._for_a_rank = reasons <= {WaitReason.NO_FREE_GPU}
+        return self._for_a_rank

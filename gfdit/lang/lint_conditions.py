@@ -78,7 +78,7 @@ def _bounded(kind: Type, low: float | None, high: float | None) -> Interval:
 
 
 def _running(everywhere: Background) -> Background:
-    """In a stage clause `sp` is a degree under test; elsewhere a request may have no GPUs."""
+    """Where a degree is chosen or grown `sp` is under test; elsewhere a request may have no GPUs."""
     ranges = Ranges(everywhere.ranges.built_in, everywhere.ranges.declared | {"sp": Interval(1.0, inf)})
     return Background(ranges, everywhere.lets, everywhere.word, everywhere.work)
 
@@ -96,9 +96,11 @@ class Conditions:
 
     def check(self, items: Sequence[nodes.Item]) -> None:
         self._rules([Rule(item.when, item.span) for item in items if isinstance(item, nodes.Class)], "class rule")
+        running = Conditions(self.expressions, _running(self.background))
         for item in items:
             if isinstance(item, nodes.Stage):
-                Conditions(self.expressions, _running(self.background))._item(item)
+                for part in item.items:
+                    (running if isinstance(part, (nodes.SpChoice, nodes.Grow)) else self)._item(part)
             elif not isinstance(item, nodes.Test):
                 self._item(item)
 

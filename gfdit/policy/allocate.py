@@ -94,8 +94,8 @@ class Draft:
         return self.rules.of(int(self.view.stage[row])) if known is None else known[0].rule
 
     def available(self, row: int) -> int:
-        """Free ranks that `row` may use. Those with a claim are served in plan order and ignore each other's; a block is
-        its owner's alone."""
+        """Free ranks that `row` may use. Those with a claim are served in plan order and ignore each other's; a block
+        is its owner's alone."""
         claimed = 0 if row in self.claims else sum(self.claims.values())
         if self.promised:
             claimed += sum(count for other, count in self.promised.items() if other != row)
@@ -251,7 +251,7 @@ class Walk:
     def run(self, order: Ranking) -> None:
         """Blocks of rows, so that choosers are evaluated for those only that may get something."""
         draft = self.draft
-        size = min(SMALLEST_BLOCK, 2 * draft.free)
+        size = min(SMALLEST_BLOCK, draft.free)
         start = 0
         while start < order.size and self._goes_on():
             block = order.first(start + size)[start : start + size]

@@ -171,8 +171,7 @@ class Quoting(Because):
         if name != "values":
             raise AttributeError(name)
         values: Values = object.__getattribute__(self, "_write")()
-        object.__setattr__(self, "values", values)
-        object.__setattr__(self, "_write", None)
+        object.__setattr__(self, "values", values)  # `_write` stays: another thread may be about to read it
         return values
 
     def __eq__(self, other: object) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from gfdit.core.glance import Foresight
 from gfdit.core.proposal import (
     NO_WAIT,
     WAIT_CODE,
@@ -96,9 +97,11 @@ class CompiledPolicy:
         self._claims = Claims()
         self._reserving: Reserving = {}
         self._hint = Hint()
-        steady = None if watch is not None else steady_test(program, self._classes, _deciding(program.order.keys))
         # whether a plan would certainly leave everything as it is; None: never known without making it
-        self.keeps = None if steady is None else steady.keeps
+        self.keeps: Foresight | None = None
+        if watch is None and type(self).plan is CompiledPolicy.plan:  # a plan of another kind is not in the clauses
+            steady = steady_test(program, self._classes, _deciding(program.order.keys))
+            self.keeps = None if steady is None else steady.keeps
 
     def afresh(self, watch: Watch | None = None) -> CompiledPolicy:
         """The same policy with nothing carried yet."""
@@ -159,7 +162,8 @@ class CompiledPolicy:
             return ranked
 
     def admitted(self, view: View, row: int) -> tuple[int, ...]:
-        """The degrees that the clause of a row's stage admits, whatever it prefers; () when it waits. Changes nothing."""
+        """The degrees that the clause of a row's stage admits, whatever it prefers; () when it waits. Changes
+        nothing."""
         with np.errstate(all="ignore"):
             rule = self._rules.of(int(view.stage[row]))
             choices = Choices(rule, Frame(self._tick(view), np.array([row])), view.gpus)

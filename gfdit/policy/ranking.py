@@ -14,7 +14,7 @@ import numpy as np
 from gfdit.core.view import B1, F8, I8
 from gfdit.policy.columns import Fn, Frame, Tick
 
-SMALL = 96  # so few rows are sorted whole
+SMALL = 64  # so few rows are sorted whole
 LONG = 2048  # from so many on, guessing an order is cheaper than sorting
 SPARE = 4  # times what is needed, that a threshold may let through
 

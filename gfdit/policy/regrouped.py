@@ -19,7 +19,7 @@ from gfdit.policy.columns import Array, Frame, Tick
 from gfdit.policy.ranking import Hint, Ranking
 
 BLOCK = 16
-BUCKETS = 1 << 14
+BUCKETS = 1 << 12
 
 
 class Batches(Sequence[core.Batch]):

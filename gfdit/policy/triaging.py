@@ -70,14 +70,20 @@ def moore_hodgson(need: F8, room: F8, shed: F8, likely: Likely | None = None) ->
     """Positions to set aside, with the GPU-seconds by which the sum passed the room when each was given up.
 
     `need[i]` in walking order, `room[i]` (not below 0) what may be used up to and including i, `shed[i]` larger goes
-    first; of equals the later one. The walk stops where the excess over the room is larger than ever before, which is
-    the only place where it can be more than was given up so far; it looks at light rows only where no heavy one is
-    left. O(n) in vector operations, O(1) for each stop and O(log n) for each that is set aside.
+    first; of equals the later one.
     """
     excess = need.cumsum() - room
+    return given_up(need, excess, shed, likely) if len(need) and excess.max() > 0 else {}
+
+
+def given_up(need: F8, excess: F8, shed: F8, likely: Likely | None = None) -> dict[int, float]:
+    """`moore_hodgson` from what all together need in `excess[i]` of the room, where that is above 0 somewhere.
+
+    The walk stops where the excess is larger than ever before, which is the only place where it can be more than was
+    given up so far; it looks at light rows only where no heavy one is left. O(n) in vector operations, O(1) for each
+    stop and O(log n) for each that is set aside.
+    """
     worst = np.maximum.accumulate(excess)
-    if not len(worst) or worst[-1] <= 0:
-        return {}
     first = int(worst.searchsorted(0.0, "right"))
     stops = np.concatenate([[first], first + 1 + (worst[first:-1] < worst[first + 1 :]).nonzero()[0]])
     mask = np.ones(len(worst), dtype=bool) if likely is None else likely.heavy(shed)
@@ -150,12 +156,14 @@ class CompiledTriage:
             needed = need.take(rows)
             frame = Frame(tick, rows, {"gpu_time": needed})
             walk = self._presorted.argsort(spread(self._by(frame), rows.shape), view.slots, rows)
-            room = self._margin * view.gpus * frame.column("deadline")
-            shed = self._sign * spread(self._shed(frame), rows.shape)
-            found = moore_hodgson(needed.take(walk), room.take(walk), shed.take(walk), self._likely)
-            gone = rows.take(walk.take(np.fromiter(found, dtype=np.int64, count=len(found))))
-            aside[gone] = True
-            over[gone] = np.fromiter(found.values(), dtype=np.float64, count=len(found))
+            needed = needed.take(walk)
+            excess = needed.cumsum() - self._margin * view.gpus * frame.column("deadline").take(walk)
+            if excess.max() > 0:
+                shed = self._sign * spread(self._shed(frame), rows.shape)
+                found = given_up(needed, excess, shed.take(walk), self._likely)
+                gone = rows.take(walk.take(np.fromiter(found, dtype=np.int64, count=len(found))))
+                aside[gone] = True
+                over[gone] = np.fromiter(found.values(), dtype=np.float64, count=len(found))
         return SetAside(aside, over)
 
 

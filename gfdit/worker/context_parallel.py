@@ -9,9 +9,11 @@ planned outputs are gathered. The experimental parts of diffusers that this stan
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from enum import Enum
+from fnmatch import fnmatchcase
 
 import torch
 from diffusers.hooks.context_parallel import (
@@ -28,8 +30,13 @@ from gfdit.errors import ModelError
 from gfdit.worker.attention import parallel_attention
 from gfdit.worker.formation import sequence_groups
 
-# Models hand a processor's `_parallel_config` to the dispatcher for attention over the split sequence, None otherwise.
-_MARKER = object()
+
+class _Marker(Enum):
+    """Models hand a processor's `_parallel_config` to the dispatcher for attention over the split sequence, None
+    otherwise. The value says what the attention's mask is."""
+
+    KEYS = "says which keys are seen"
+    PAIRS = "has a row per query, though all that it says is which tokens are padding"
 
 
 class _Backend(Enum):
@@ -38,21 +45,25 @@ class _Backend(Enum):
     SPLIT = "gfdit"
 
 
-#: Plans for transformers that diffusers ships without one.
-PLANS: dict[str, dict[str, object]] = {
-    "SD3Transformer2DModel": {
-        "pos_embed": {0: ContextParallelInput(split_dim=1, expected_dims=3, split_output=True)},
-        "context_embedder": {0: ContextParallelInput(split_dim=1, expected_dims=3, split_output=True)},
-        "proj_out": ContextParallelOutput(gather_dim=1, expected_dims=3),
-    },
-}
-#: Transformers whose processors call torch's attention directly, all of it over the split sequence.
-DIRECT = frozenset({"SD3Transformer2DModel"})
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to split and what to gather, in the form of diffusers' `_cp_plan`. `whole`: submodules (with wildcards) whose
+    attention has keys that are not split. `direct`: processors call torch's attention, all of it over the split sequence.
+    `mask`: what the masks of split attention are."""
+
+    parts: Mapping[str, object]
+    whole: tuple[str, ...] = ()
+    direct: bool = False
+    mask: _Marker = _Marker.KEYS
 
 
-def plan_of(transformer: torch.nn.Module) -> dict[str, object] | None:
-    """What to split and what to gather; None if the model cannot be split."""
-    return getattr(transformer, "_cp_plan", None) or PLANS.get(type(transformer).__name__)
+def plan_of(transformer: torch.nn.Module) -> Plan | None:
+    """The plan of a transformer, one of ours before diffusers' own; None if it cannot be split."""
+    ours = PLANS.get(type(transformer).__name__)
+    if ours is not None:
+        return ours(transformer)
+    parts = getattr(transformer, "_cp_plan", None)
+    return Plan(parts) if parts else None
 
 
 def install(transformer: torch.nn.Module) -> None:
@@ -61,17 +72,18 @@ def install(transformer: torch.nn.Module) -> None:
     if plan is None:
         raise ModelError(f"`{type(transformer).__name__}` has no context-parallel plan; it runs on one rank only")
     _install_backend()
-    for module in transformer.modules():
+    for name, module in transformer.named_modules():
         processor = getattr(module, "processor", None)
-        if processor is not None and hasattr(processor, "_parallel_config"):
-            processor._parallel_config = _MARKER
-    for name, part in plan.items():
+        whole = any(fnmatchcase(name, pattern) for pattern in plan.whole)
+        if hasattr(processor, "_parallel_config") and not whole:
+            processor._parallel_config = plan.mask
+    for name, part in plan.parts.items():
         for module in _modules(transformer, name):
             hook = _Split(part, None) if isinstance(part, dict) else _Gather(_as_list(part), None)
             HookRegistry.check_if_exists_or_initialize(module).register_hook(
                 hook, f"gfdit_{type(hook).__name__}_{name}"
             )
-    if type(transformer).__name__ in DIRECT:
+    if plan.direct:
         HookRegistry.check_if_exists_or_initialize(transformer).register_hook(_DirectAttention(), "gfdit_direct")
 
 
@@ -150,6 +162,8 @@ def _install_backend() -> None:
         groups = sequence_groups() if _parallel_config is not None else None
         if groups is None:
             return attend(query, key, value, attn_mask, scale)
+        if _parallel_config is _Marker.PAIRS and attn_mask is not None:
+            attn_mask = attn_mask.any(dim=-2, keepdim=True)  # what padding itself sees changes nothing that is kept
         if is_causal or dropout_p:
             raise ModelError("causal attention or dropout over a split sequence is not supported")
         options["enable_gqa"] = False  # parallel_attention gives every query head a key head
@@ -190,3 +204,73 @@ class _Redirect(TorchFunctionMode):
 
         out = parallel_attention(attend, groups, query, key, value, options.get("attn_mask"), options.get("scale"))
         return out.transpose(1, 2)
+
+
+def _sd3(transformer: torch.nn.Module) -> Plan:
+    return Plan(
+        {
+            "pos_embed": {0: ContextParallelInput(split_dim=1, expected_dims=3, split_output=True)},
+            "context_embedder": {0: ContextParallelInput(split_dim=1, expected_dims=3, split_output=True)},
+            "proj_out": ContextParallelOutput(gather_dim=1, expected_dims=3),
+        },
+        direct=True,
+    )
+
+
+def _z_image(transformer: torch.nn.Module) -> Plan | None:
+    """Three stacks of blocks, for the picture, the caption and both: each is entered with its share of a sequence and
+    left with the whole of it."""
+    parts: dict[str, object] = {}
+    for name in ("noise_refiner", "context_refiner", "layers"):
+        blocks = len(getattr(transformer, name))
+        if blocks < 2:  # one block would have to be both, and hooks of a module run in one order only
+            return None
+        parts[f"{name}.0"] = {"x": ContextParallelInput(split_dim=1, expected_dims=3)}
+        parts[f"{name}.*"] = {
+            "attn_mask": ContextParallelInput(split_dim=1, expected_dims=2),
+            "freqs_cis": ContextParallelInput(split_dim=1, expected_dims=3),
+        }
+        parts[f"{name}.{blocks - 1}"] = ContextParallelOutput(gather_dim=1, expected_dims=3)
+    return Plan(parts)
+
+
+def _hunyuan_video15(transformer: torch.nn.Module) -> Plan:
+    """Text tokens are sorted by validity after they were refined, so they are split at the first block."""
+    positions = ContextParallelInput(split_dim=0, expected_dims=2, split_output=True)
+    tokens = ContextParallelInput(split_dim=1, expected_dims=3)
+    return Plan(
+        {
+            "rope": {0: positions, 1: positions},
+            "transformer_blocks.0": {"hidden_states": tokens, "encoder_hidden_states": tokens},
+            "transformer_blocks.*": {"attention_mask": ContextParallelInput(split_dim=1, expected_dims=2)},
+            "proj_out": ContextParallelOutput(gather_dim=1, expected_dims=3),
+        },
+        whole=("context_embedder.*",),
+        mask=_Marker.PAIRS,
+    )
+
+
+def _ltx(transformer: torch.nn.Module) -> Plan:
+    """diffusers' plan splits the captions too, so that the cross attention has shares of keys that are not those of the
+    queries; captions are short, and whole on every rank they cost no exchange."""
+    positions = ContextParallelInput(split_dim=1, expected_dims=3, split_output=True)
+    return Plan(
+        {
+            "": {
+                "hidden_states": ContextParallelInput(split_dim=1, expected_dims=3),
+                "timestep": ContextParallelInput(split_dim=1, expected_dims=2),  # one a token, from image to video
+            },
+            "rope": {0: positions, 1: positions},
+            "proj_out": ContextParallelOutput(gather_dim=1, expected_dims=3),
+        },
+        whole=("*.attn2",),
+    )
+
+
+#: Plans for transformers that diffusers ships without one, or with one that does not hold.
+PLANS: dict[str, Callable[[torch.nn.Module], Plan | None]] = {
+    "HunyuanVideo15Transformer3DModel": _hunyuan_video15,
+    "LTXVideoTransformer3DModel": _ltx,
+    "SD3Transformer2DModel": _sd3,
+    "ZImageTransformer2DModel": _z_image,
+}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack
 from typing import Any
 
@@ -16,7 +17,7 @@ from small_worlds import make_request
 
 from gfdit.api.idempotency import Idempotency
 from gfdit.api.pictures import PictureStore, encode
-from gfdit.api.service import Pending
+from gfdit.api.submitting import Work
 from gfdit.config import DEFAULT_QUEUE
 from gfdit.core.work import Outcome
 from gfdit.live.results import Progress, Status, Ticket
@@ -205,21 +206,22 @@ def test_work_with_a_key_outlives_its_client_until_it_fails(client: httpx.Client
 
 
 def test_old_keys_are_forgotten_by_number_and_by_bytes() -> None:
-    def done(name: str) -> list[Pending]:
-        ticket = Ticket(make_request(len(name)))
-        ticket.update(Progress(Status.ENDED, outcome=Outcome.COMPLETED), b"x" * 100)
-        return [ticket]
+    def done(name: str) -> Work:
+        work: Work = Future()
+        ended = Progress(Status.ENDED, outcome=Outcome.COMPLETED)
+        work.set_result([Ticket(make_request(len(name)), ended, b"x" * 100)])
+        return work
 
     def kept(keys: Idempotency, *names: str) -> list[str]:
         """Those of `names` that need no new work; asked for newest first, as asking makes a key new."""
         again: list[str] = []
         for name in reversed(names):
-            keys.join(name, b"", lambda name=name: again.append(name) or done(name))  # type: ignore[misc]
+            keys.join(name, b"", lambda _, name=name: again.append(name) or done(name))  # type: ignore[misc]
         return [name for name in names if name not in again]
 
     for keys in (Idempotency(most_keys=2), Idempotency(most_bytes=250)):
         for name in ("a", "b", "c"):
-            keys.join(name, b"", lambda name=name: done(name))  # type: ignore[misc]
+            keys.join(name, b"", lambda _, name=name: done(name))  # type: ignore[misc]
         assert kept(keys, "a", "b", "c") == ["b", "c"]
 
 

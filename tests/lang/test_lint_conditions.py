@@ -108,6 +108,20 @@ def test_the_else_of_an_if_is_known_too() -> None:
     assert findings(text.replace("load > 3", "load > 1")) == []
 
 
+def test_sp_is_never_0_where_a_degree_is_chosen_and_may_be_elsewhere() -> None:
+    fixed = (
+        "order by deadline, arrival\nstage encode, denoise, decode { sp fixed if sp == 0 gpu then 1 gpu else 2 gpu }\n"
+    )
+    assert findings(fixed) == []
+    chosen = fixed.replace(
+        "sp fixed if sp == 0 gpu then 1 gpu else 2 gpu", "sp in {1, 2} gpu smallest where sp > 0 gpu"
+    )
+    assert ["L503]: condition is always true" in line for line in findings(chosen)] == [True]
+    value = "allocate knapsack maximizing if sp == 0 gpu then 0 else 1 gpu / sp\n"
+    assert findings(value + REST) == []
+    assert ["V402" in line for line in findings("order by 1 gpu / sp, arrival\n" + STAGES)] == [True]
+
+
 def test_lets_params_and_modes_are_seen_through() -> None:
     text = "param most: num = 3 within 1 .. 5\nlet crowded = load > most\n"
     assert findings(text + "order by if crowded and load > 0.5 then 0 else 1, arrival\n" + STAGES) == [

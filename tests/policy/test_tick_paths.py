@@ -25,7 +25,7 @@ from gfdit.policy.ranking import Hint, Presorted, Ranking, sort
 from gfdit.policy.store import load_policy
 from gfdit.policy.triaging import Likely, moore_hodgson
 from gfdit.policy.yardstick import edf_best_fit, jobs_of
-from gfdit.sim.tickbench import WARMUP_S, Measured, SteadyWorld, shipped_cost
+from gfdit.sim.tickbench import POLICIES, WARMUP_S, Measured, SteadyWorld, shipped_cost
 from tests.policy.worlds import random_actor, random_cost, random_world
 
 NEVER = 1 << 40  # a threshold that no world reaches
@@ -247,7 +247,7 @@ def touched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     yield seen
 
 
-@pytest.mark.parametrize("name", ["fcfs", "srtf", "edf_best_fit", "throughput", "slo"])
+@pytest.mark.parametrize("name", POLICIES)
 def test_who_waits_far_behind_costs_no_closer_look(name: str, touched: list[int]) -> None:
     counts = []
     for requests in (200, 1600):

@@ -28,6 +28,7 @@ from gfdit.policy.costing import CALIBRATED, bound
 from gfdit.policy.decorators import unplaced
 from gfdit.policy.planner import CompiledPolicy
 from gfdit.policy.world import Actor, World
+from tests.policy_tools.test_tests_of_policies import ALL
 
 Capture = pytest.CaptureFixture[str]
 REQUESTS, GPUS = 300, 16
@@ -106,9 +107,9 @@ def _without(values: tuple[object, ...], index: int) -> tuple[object, ...]:
     return values[:index] + values[index + 1 :]
 
 
-@pytest.mark.parametrize("name", library.names())
+@pytest.mark.parametrize("name", [*library.names(), "every kind of clause"])
 def test_deleting_a_clause_never_raises_the_bound(name: str) -> None:
-    text = store.read_text(name)[0]
+    text = store.read_text(name)[0] if name in library.names() else ALL
     whole = bound(store.checked_program(text), 1000, 64).seconds
     tried = 0
     for tree in shortened(unplaced(parse(Source(text)).tree)):
@@ -119,6 +120,14 @@ def test_deleting_a_clause_never_raises_the_bound(name: str) -> None:
         tried += 1
         assert bound(program, 1000, 64).seconds <= whole
     assert tried >= 3
+
+
+def test_every_kind_of_clause_has_a_price() -> None:
+    ids = {part.id for part in bound(store.checked_program(ALL), 100, 8).parts if part.work.seconds(CALIBRATED) > 0}
+    assert ids >= {
+        "tick", "order", "class.fast", "mode.busy", "state.price", "pool.aux", "batch", "aging", "stage.decode.spill",
+        "stage.denoise.hold", "resize.1", "preempt.1", "react.1", "react.2", "guard.calm",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", library.names())

@@ -32,7 +32,7 @@ class Books:
         self.running: dict[int, RunTask] = {}
         self.busy: dict[int, int] = {}  # rank -> epoch
         self.ended: list[EndRequest] = []
-        self.told: list[object] = []
+        self.told: list[tuple[int, Sequence[Event], Decision]] = []
 
     def record(self, now: int, events: Sequence[Event], decision: Decision, tick_seconds: float) -> None:
         self.told.append((now, events, decision))
@@ -90,7 +90,7 @@ def test_two_policies_meet_the_same_crashes() -> None:
     lost = []
     for policy in (EdfBestFit(), load_policy("fcfs_static")):
         _, books = run(policy, 1, faults)
-        events = [event for _, events, _ in books.told for event in events]  # type: ignore[misc]
+        events = [event for _, events, _ in books.told for event in events]
         lost.append([(e.at, e.rank) for e in events if isinstance(e, WorkerLost)])
     shorter = min(map(len, lost))
     assert shorter > 3 and lost[0][:shorter] == lost[1][:shorter]
@@ -103,7 +103,7 @@ def test_a_crash_costs_the_step_under_way_and_no_more() -> None:
     plain = simulate(config).result["makespan_s"]
     books = Books()
     faulty = simulate(replace(config, faults=parse_faults("crash rank 0 at 500ms restart 2s")), [books]).result
-    steps = [c.first_step for _, _, d in books.told for c in d.commands if isinstance(c, RunTask)]  # type: ignore[misc]
+    steps = [c.first_step for _, _, d in books.told for c in d.commands if isinstance(c, RunTask)]
     assert faulty["completed"] == 1 and faulty["faults"] == {
         "asked": "crash rank 0 at 500ms restart 2s", "crashes": 1, "failed_tasks": 1,
         "slowed_tasks": 0, "slowed_handovers": 0,

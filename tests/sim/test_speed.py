@@ -11,7 +11,10 @@ from small_worlds import make_cost, make_request
 
 from gfdit.core.cost import CostModel, Quadratic, StageCost
 from gfdit.core.events import Event
-from gfdit.core.scheduler import Decision, Scheduler
+from gfdit.core.lifecycle import State
+from gfdit.core.proposal import Proposal
+from gfdit.core.scheduler import Decision, MoveKind, Scheduler
+from gfdit.core.view import STATE_CODE, View
 from gfdit.core.work import Request
 from gfdit.policy.planner import CompiledPolicy
 from gfdit.policy.store import checked_program, load_policy
@@ -164,7 +167,7 @@ def test_not_asking_where_the_answer_is_certain_changes_nothing() -> None:
 
 
 def test_a_served_request_costs_few_evaluations() -> None:
-    """Under load the policy is asked when requests come, begin to denoise, change ranks and go: not after every step."""
+    """Under load the policy is asked when requests come, begin to denoise, change ranks and go; not on every step."""
     requests = [make_request(number, 0.6 * number, tokens=1024, steps=50, slo_s=20.0) for number in range(60)]
     config = SimConfig(load_policy("edf_best_fit"), requests, "made", make_cost(), 8)
     watching = [
@@ -175,3 +178,19 @@ def test_a_served_request_costs_few_evaluations() -> None:
     tasks = watching[0].summary.tasks
     assert tasks == watching[1].summary.tasks == 60 * 53
     assert evaluations[0] < 0.2 * tasks and evaluations[1] >= tasks, evaluations
+
+
+class Idle(CompiledPolicy):
+    """Has the clauses of a policy, and a plan of its own: nobody ever runs longer than a task."""
+
+    def plan(self, view: View) -> Proposal:
+        between = view.state[0] == STATE_CODE[State.READY]
+        return Proposal(wake_at_s=view.now_s + 0.01) if between else super().plan(view)
+
+
+def test_clauses_say_nothing_of_a_plan_that_is_not_made_from_them() -> None:
+    program = load_policy("edf_best_fit").program
+    assert CompiledPolicy(program).keeps is not None and Idle(program).keeps is None
+    assert CompiledPolicy(program, watch=lambda expr, truth: None).keeps is None  # coverage wants to see every plan
+    outcome = simulate(SimConfig(Idle(program), [make_request(0, steps=5)], "made", make_cost(), 1))
+    assert outcome.summary.moves[MoveKind.PAUSE] == 4

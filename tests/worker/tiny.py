@@ -14,7 +14,6 @@ from diffusers import (
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
 )
-from diffusers.image_processor import VaeImageProcessor
 from diffusers.modular_pipelines.modular_pipeline import ModularPipeline
 from transformers import CLIPTextModelWithProjection, Qwen3ForCausalLM, Qwen3Model
 
@@ -202,10 +201,10 @@ def _z_image() -> ModularPipeline:
             shift_factor=0.1,
             scaling_factor=1.5,
         ),
-        image_processor=VaeImageProcessor(vae_scale_factor=4),  # a token's pixels, 16 in the real one
         text_encoder=qwen3(Qwen3Model, layers=2),
         tokenizer=chars(),
     )
+    pipe.image_processor.register_to_config(vae_scale_factor=4)  # pixels of a token; 16 in the real one
     return pipe
 
 

@@ -70,9 +70,9 @@ def _qwen_text(width: int, layers: int) -> dict[str, object]:
     }
 
 
-def qwen25() -> Qwen2_5_VLForConditionalGeneration:
+def qwen25(layers: int = 1) -> Qwen2_5_VLForConditionalGeneration:
     """Sees pictures too."""
-    text = {**_qwen_text(WIDTH, 1), "rope_scaling": {"type": "default", "mrope_section": [2, 3, 3]}}
+    text = {**_qwen_text(WIDTH, layers), "rope_scaling": {"type": "default", "mrope_section": [2, 3, 3]}}
     vision = {"depth": 1, "hidden_size": WIDTH, "intermediate_size": WIDTH, "num_heads": 2, "out_hidden_size": WIDTH}
     return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision))
 

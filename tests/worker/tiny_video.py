@@ -95,10 +95,17 @@ def _ltx() -> ModularPipeline:
 
 
 def _hunyuan() -> ModularPipeline:
-    """Its blocks always make 1,985 text tokens, most of them padding that attention has to leave out."""
+    """Most of its text tokens are padding that attention has to leave out; the real one has 1,985 of them."""
     from diffusers import AutoencoderKLHunyuanVideo15, HunyuanVideo15AutoBlocks, HunyuanVideo15Transformer3DModel
 
     pipe = HunyuanVideo15AutoBlocks().init_pipeline()
+    shorter = {
+        "system_message": "." * 90,
+        "tokenizer_max_length": 96,
+        "tokenizer_2_max_length": 8,
+        "vision_num_semantic_tokens": 6,
+    }
+    pipe.__class__ = type(type(pipe).__name__, (type(pipe),), shorter)
     pipe.update_components(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         transformer=HunyuanVideo15Transformer3DModel(
@@ -120,7 +127,7 @@ def _hunyuan() -> ModularPipeline:
             spatial_compression_ratio=4,
             temporal_compression_ratio=4,
         ),
-        text_encoder=qwen25().model.language_model,
+        text_encoder=qwen25(layers=2).model.language_model,
         tokenizer=chars(),
         text_encoder_2=t5(),
         tokenizer_2=build_t5_tokenizer(),
