@@ -1,13 +1,14 @@
 """How many simulated tasks a second one core does: `python benchmarks/simulator.py`.
 
-Without arguments a generated workload of the `shift` kind on eight ranks, asked sparingly and, as the baseline in the
-same run, with the policy evaluated on every tick. `--gpus 1024 --requests 10000` is the large case, 50 steps each.
+Without arguments a generated stream of requests on eight ranks, with the policy asked sparingly and, as baseline in the
+same run, asked on every tick. `--gpus 1024 --requests 10000` is the large case, 50 steps each.
 Processor seconds of this process, best of `--repeat`.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 import time
 from pathlib import Path
 
@@ -23,8 +24,6 @@ from gfdit.units import to_ns
 
 def steady_stream(cost: CostModel, gpus: int, count: int, load: float, seed: int = 0) -> list[Request]:
     """`count` requests of 50 steps in three sizes, at a rate that is `load` of what `gpus` ranks can do."""
-    import random
-
     pick = random.Random(seed)
     model = next(iter(cost.models))
     sizes = [(512, 1024), (1024, 4096), (1536, 9216)]

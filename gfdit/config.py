@@ -39,6 +39,14 @@ class Device(StrEnum):
     EMULATED = "emulated"
 
 
+class Dtype(StrEnum):
+    """What a model's weights are computed in."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
 @dataclass(frozen=True, slots=True)
 class Environment:
     """What the environment says."""
@@ -68,11 +76,12 @@ class Environment:
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """What `gfdit run` was asked for. `workers` None: as many as the device has. `model` None: the embedded one.
-    `params`: `--set name=value`, as written; the policy gives them their types. `max_queue`: how many requests over
-    HTTP may wait for their first task. `api_key_file`: keys of which HTTP clients must send one, None: no keys.
-    `admin_token_file`: tokens of which commands about the policy must carry one, None: they must come from this
-    machine. `policy_key`: whose signature pushed policies must carry, None: nobody's. Raises UsageError."""
+    """What `gfdit run` was asked for. `workers` None: as many as the device has. `model` None: the embedded one;
+    `revision`: which one of a hub id; `dtype` None: the model's default. `params`: `--set name=value`, as written; the
+    policy gives them their types. `max_queue`: how many requests over HTTP may wait for their first task.
+    `api_key_file`: keys of which HTTP clients must send one, None: no keys. `admin_token_file`: tokens of which
+    commands about the policy must carry one, None: they must come from this machine. `policy_key`: whose signature
+    pushed policies must carry, None: nobody's. Raises UsageError."""
 
     policy: str
     params: Mapping[str, str] = field(default_factory=dict)
@@ -81,6 +90,8 @@ class RunConfig:
     device: Device = Device.AUTO
     workers: int | None = None
     model: Path | None = None
+    revision: str | None = None
+    dtype: Dtype | None = None
     cost: str | None = None
     time_scale: float = 1.0
     host: str = DEFAULT_HOST
@@ -106,6 +117,10 @@ class RunConfig:
             raise UsageError(f"`--max-queue` must be 1 or more, not {self.max_queue}")
         if self.device is Device.EMULATED and self.model is not None:
             raise UsageError("`--model` and `--device emulated` exclude each other: emulated devices load no model")
+        if self.device is Device.EMULATED and self.dtype is not None:
+            raise UsageError("`--dtype` and `--device emulated` exclude each other: emulated devices load no model")
+        if self.model is None and self.revision is not None:
+            raise UsageError(f"`--revision {self.revision}` goes with `--model org/name`")
 
 
 def read_keys(path: Path) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gfdit.cli.bench_faults import faults
 from gfdit.cli.bench_serve import serve
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ bench = typer.Typer(
 
 
 bench.command()(serve)
+bench.command()(faults)
 
 
 @bench.callback()

@@ -99,9 +99,14 @@ def read_policies(files: list[str]) -> list[tuple[str, str]]:
 
 
 def _named(name: str) -> tuple[str, str]:
-    from gfdit.policy.library import find_policy
+    from gfdit.policy.library import SUFFIX, TESTS_SUFFIX, find_policy
 
     path = find_policy(name)
+    policy = path.with_name(path.name.removesuffix(TESTS_SUFFIX) + SUFFIX)
+    if path.name.endswith(TESTS_SUFFIX) and policy.is_file():
+        raise UsageError(
+            f"`{name}` holds the tests of `{policy.name}`", hint=f"`gfdit test {policy}` checks and runs them"
+        )
     if path.suffix == ".py":  # the text that its trace says; the import costs what the language alone does not
         from gfdit.policy.store import read_policy, traced_name
 

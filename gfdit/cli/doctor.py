@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gfdit.errors import UsageError
-
 if TYPE_CHECKING:
     from gfdit.worker.doctor import Check
 
 
 def doctor(
     model: Annotated[
-        Path | None, typer.Option(help="Folder of a saved diffusers pipeline; default: the embedded one.")
+        Path | None,
+        typer.Option(help="A saved diffusers pipeline: a folder, or a hub id in the local cache; default: embedded."),
     ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id; default: main.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the findings as one JSON object.")] = False,
 ) -> None:
     """Try what serving needs: the machine first, then the model, whose steps must give its uninterrupted picture."""
@@ -27,12 +27,13 @@ def doctor(
 
     from rich.console import Console
 
-    if model is not None and not model.is_dir():
-        raise UsageError(f"no model folder `{model}`", hint="give the folder of a saved diffusers pipeline")
+    from gfdit.models.folders import model_folder
+
+    folder = model_folder(model, revision)
     errors = Console(stderr=True)
     with errors.status("trying the machine and the model") if errors.is_terminal else nullcontext():
         machine = _machine()
-        name, tried = _model(model)
+        name, tried = _model(folder)
     found = {"machine": machine, name: tried}
     failed = [check for checks in found.values() for check in checks if not check.passed]
     if json_:
@@ -55,10 +56,14 @@ def _machine() -> list[Check]:
     return machine_checks()
 
 
-def _model(folder: Path | None) -> tuple[str, list[Check]]:
-    from gfdit.models import embedded_model_path
-    from gfdit.worker.doctor import examine
+def _model(folder: Path) -> tuple[str, list[Check]]:
+    from gfdit.errors import ModelError
+    from gfdit.models.folders import model_name
+    from gfdit.worker.doctor import Check, examine
     from gfdit.worker.loading import load
 
-    loaded = load(embedded_model_path() if folder is None else folder)
-    return f"model {loaded.name}", examine(loaded)
+    name = f"model {model_name(folder)}"
+    try:
+        return name, examine(load(folder))
+    except ModelError as error:  # cannot be loaded, or cannot be stepped
+        return name, [Check("loads", False, str(error))]

@@ -7,7 +7,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
+ROSTER = ".workers.json"
 EXAMPLE = 'gfdit submit "a red circle on a blue background" --size 128x128 -o a.png'
 
 
@@ -121,7 +123,7 @@ def execute(config: RunConfig, look: Look) -> int:
     keys = Keys.read(config)
     prepared = prepare(config, Environment.read())
     terminal = Terminal(stderr=look.json, highlight=False)
-    with FolderLock(config.out), _starting(prepared, terminal) as system:
+    with FolderLock(config.out), _starting(prepared, terminal, config.out) as system:
         aside = set_aside(config.out / "journal.sqlite")
         if aside is not None:
             terminal.print(f"the run before did not end in order; its journal is {aside}", style="dim")
@@ -133,15 +135,19 @@ def execute(config: RunConfig, look: Look) -> int:
             journal.close()
     figures = _figures(prepared, config, summary)
     _leave_results(config, look, figures, pictures, terminal)
-    for problem in pictures.problems:
+    storage = system.fleet.durable.problem if system.fleet.durable is not None else ""
+    for problem in filter(None, (*pictures.problems, journal.problem, storage)):
         print(f"warning: {problem}", file=sys.stderr)
     if prepared.requests and interrupted:
         return EXIT_INTERRUPTED
     return EXIT_FAILED if figures["failed"] and not interrupted else 0
 
 
-def _starting(prepared: Prepared, terminal: Terminal) -> LiveSystem:
-    """Start the workers, saying so."""
+def _starting(prepared: Prepared, terminal: Terminal, out: Path) -> LiveSystem:
+    """Start the workers, saying so; those of a server wait for the next one if this one is killed."""
+    live = prepared.live
+    if not prepared.requests:
+        live = replace(live, fleet=replace(live.fleet, roster=out / ROSTER))
     what = f"{prepared.workers} {prepared.device} workers, model {prepared.model}"
     terminal.print(f"cost model {prepared.cost.name} ({prepared.cost_from})", style="dim")
     status = Status(f"starting {what}", console=terminal) if terminal.is_terminal else None
@@ -153,7 +159,7 @@ def _starting(prepared: Prepared, terminal: Terminal) -> LiveSystem:
             status.update(f"starting {what}: {ready}/{workers} ready")
 
     with status or nullcontext():
-        return start_live(prepared.live, progress)
+        return start_live(live, progress)
 
 
 def _serve(

@@ -16,7 +16,7 @@ from gfdit.core.cost import CostModel
 from gfdit.core.work import Request
 from gfdit.errors import UsageError
 from gfdit.live.system import LiveConfig, default_workers
-from gfdit.models import embedded_model_path
+from gfdit.models.folders import model_folder, model_name
 from gfdit.policy.bundle import BUNDLE_SUFFIX, public_key, read_bundle
 from gfdit.policy.planner import CompiledPolicy
 from gfdit.policy.store import compile_bundle, load_policy
@@ -48,7 +48,7 @@ def prepare(config: RunConfig, environment: Environment) -> Prepared:
     """Raises UsageError, PolicyError, CostModelError or WorkloadError."""
     policy, params = first_policy(config)
     device = pick_device(config.device)
-    folder = None if device is Device.EMULATED else model_folder(config.model)
+    folder = None if device is Device.EMULATED else model_folder(config.model, config.revision)
     path, origin = cost_file(config.cost, folder, device, environment)
     cost = load_cost_model(path)
     requests: tuple[Request, ...] = ()
@@ -63,6 +63,7 @@ def prepare(config: RunConfig, environment: Environment) -> Prepared:
         model=folder,
         workers=config.workers,
         time_scale=config.time_scale,
+        dtype=config.dtype,
     )
     workers = default_workers(str(device)) if config.workers is None else config.workers
     model = ", ".join(cost.models) if folder is None else model_name(folder)
@@ -91,20 +92,6 @@ def pick_device(asked: Device) -> Device:
             )
         case _:
             return asked
-
-
-def model_folder(given: Path | None) -> Path:
-    """The embedded model's folder by default. Raises UsageError when there is none."""
-    if given is None:
-        return embedded_model_path()
-    if not given.is_dir():
-        raise UsageError(f"no model folder `{given}`", hint="give the folder of a saved diffusers pipeline")
-    return given
-
-
-def model_name(folder: Path) -> str:
-    """The name under which a folder's model is served."""
-    return folder.resolve().parent.name if folder.name == "checkpoint" else folder.resolve().name
 
 
 def model_settings(folder: Path | None) -> dict[str, str | int | float | bool | None]:

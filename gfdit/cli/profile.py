@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gfdit.config import Device, Environment, parse_workers
+from gfdit.config import Device, Dtype, Environment, parse_workers
 from gfdit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 def profile(
     model: Annotated[
-        Path | None, typer.Option(help="Folder of a saved diffusers pipeline; default: the embedded one.")
+        Path | None,
+        typer.Option(help="A saved diffusers pipeline: a folder, or a hub id in the local cache; default: embedded."),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id; default: main.")] = None,
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="What to compute in; default: float32 on a CPU, bfloat16 on a GPU.")
     ] = None,
     device: Annotated[Device, typer.Option(help="What to measure on.")] = Device.AUTO,
     workers: Annotated[
@@ -33,20 +38,21 @@ def profile(
 ) -> None:
     """Measure the model on this machine and write the cost model that `gfdit run` uses from then on."""
     from gfdit.cli.measure import FULL, QUICK, OneAtATime, bootstrap, cost_from, requests_for
-    from gfdit.cli.prepare import model_folder, model_name, pick_device, profile_path
+    from gfdit.cli.prepare import pick_device, profile_path
     from gfdit.live.system import LiveConfig, default_workers, start_live
+    from gfdit.models.folders import model_folder, model_name
     from gfdit.runtime.costfile import cost_model_to_json
 
     picked = pick_device(device)
     if picked is Device.EMULATED:
         raise UsageError("an emulated device takes the time that a cost table says: there is nothing to measure")
-    folder = model_folder(model)
+    folder = model_folder(model, revision)
     name = model_name(folder)
     path = out or profile_path(Environment.read(), name, picked)
     count = parse_workers(workers) or default_workers(str(picked))
     degrees = [1 << power for power in range(count.bit_length()) if 1 << power <= count]
     sizes = QUICK if quick else FULL
-    live = LiveConfig(OneAtATime(), bootstrap(name, degrees, guided=True), str(picked), folder, count)
+    live = LiveConfig(OneAtATime(), bootstrap(name, degrees, guided=True), str(picked), folder, count, dtype=dtype)
     with start_live(live) as system:
         assert system.facts is not None
         token = (system.facts.token_height, system.facts.token_width)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gfdit.cli.check import parse_settings
-from gfdit.config import DEFAULT_HOST, DEFAULT_PORT, DEFAULT_QUEUE, Device, RunConfig, parse_workers
+from gfdit.config import DEFAULT_HOST, DEFAULT_PORT, DEFAULT_QUEUE, Device, Dtype, RunConfig, parse_workers
 
 
 def run(
@@ -22,7 +22,12 @@ def run(
     workers: Annotated[str, typer.Option(metavar="auto|N", help="How many workers, one a rank.")] = "auto",
     device: Annotated[Device, typer.Option(help="What they compute on.")] = Device.AUTO,
     model: Annotated[
-        Path | None, typer.Option(help="Folder of a saved diffusers pipeline; default: the embedded one.")
+        Path | None,
+        typer.Option(help="A saved diffusers pipeline: a folder, or a hub id in the local cache; default: embedded."),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id; default: main.")] = None,
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="What to compute in; default: float32 on a CPU, bfloat16 on a GPU.")
     ] = None,
     cost: Annotated[str | None, typer.Option(help="Cost model: a file or a shipped name.")] = None,
     time_scale: Annotated[float, typer.Option(help="Seconds of the table in one of ours (emulated devices).")] = 1.0,
@@ -62,6 +67,8 @@ def run(
         device=device,
         workers=parse_workers(workers),
         model=model,
+        revision=revision,
+        dtype=dtype,
         cost=cost,
         time_scale=time_scale,
         host=host,

@@ -43,6 +43,8 @@ class LiveService:
         self._lock = threading.Lock()
         cost = system.config.cost
         self._metrics = Metrics(system.scheduler, system.workers, cost)
+        if system.fleet.durable is not None:
+            system.fleet.durable.committed = self._metrics.ledger_committed
         window_s = WINDOW_S * system.config.time_scale
         about = About(", ".join(system.models), system.config.device, system.workers, window_s)
         self._board = StatusBoard(about, system.scheduler, system.clock.now)
@@ -117,6 +119,9 @@ class LiveService:
         return self._what_if.compare(requests, policy_text, self.policy_text)
 
     def metrics(self, accept: str) -> tuple[bytes, str]:
+        fleet = self._system.fleet
+        failing = fleet.durable is not None and bool(fleet.durable.problem)
+        self._metrics.stands(ranks_out=len(fleet.supervisor.out), storage_failing=failing)
         return self._metrics.exposition(accept)
 
     def _check_room(self, requests: Sequence[Request]) -> None:

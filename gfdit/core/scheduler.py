@@ -46,6 +46,7 @@ from gfdit.units import NS_PER_S, human_s, to_ns, to_s
 __all__ = ["Admission", "Asked", "Decision", "Move", "MoveKind", "NewsKind", "PolicyNews", "Refusal", "Scheduler"]
 
 RETRY_NS = NS_PER_S // 10  # how soon a policy that failed is asked again
+POISON = "poison"  # how a request fails whose last attempts ended with the workers that ran it
 
 _NOTHING_ASKED = Asked()
 
@@ -228,7 +229,8 @@ class Scheduler:
         t.attempts += event.blame
         if t.attempts >= self.max_attempts:
             message = f"gave up after {t.attempts} attempts; the last: {event.code} {event.message}".strip()
-            self._end(t, Trigger.FAIL, event.at, Outcome.FAILED, event.code, message)
+            code = POISON if event.code == "worker_lost" else event.code
+            self._end(t, Trigger.FAIL, event.at, Outcome.FAILED, code, message)
             return
         t.advance(Trigger.SET_BACK, event.at)
         t.wait_reason = WaitReason.NO_FREE_GPU

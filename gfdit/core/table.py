@@ -78,6 +78,8 @@ class Table:
         self._step = np.zeros((0, degrees))
         self._rest = np.zeros((0, degrees))
         self._rest_gpu = np.zeros((0, degrees))
+        self._reshard = np.zeros((0, degrees))  # seconds until the state is on so many ranks
+        self._reshard_rows: dict[int, F8] = {}
         self._wait = np.zeros(0, dtype=np.int8)  # WAIT_CODE of the trajectory's reason
         self._memory = np.zeros((0, degrees)) if estimator.cost.knows_memory else None
 
@@ -87,8 +89,8 @@ class Table:
         self._fixed_f, self._f = (np.pad(columns, ((0, 0), (0, more))) for columns in (self._fixed_f, self._f))
         self._fixed_i, self._i = (np.pad(columns, ((0, 0), (0, more))) for columns in (self._fixed_i, self._i))
         self._wait = np.pad(self._wait, (0, more))
-        self._step, self._rest, self._rest_gpu = (
-            np.pad(table, ((0, more), (0, 0))) for table in (self._step, self._rest, self._rest_gpu)
+        self._step, self._rest, self._rest_gpu, self._reshard = (
+            np.pad(table, ((0, more), (0, 0))) for table in (self._step, self._rest, self._rest_gpu, self._reshard)
         )
         if self._memory is not None:
             self._memory = np.pad(self._memory, ((0, more), (0, 0)))
@@ -146,8 +148,18 @@ class Table:
         code, cap = self._names["class"].code(t.class_name), NO_CAP if t.cap is None else t.cap
         self._i[: len(_COPIED_INTS), slot] = code, t.preemptible, STATE_CODE[t.state], stage, t.started, cap
         self._wait[slot] = NO_WAIT if t.wait_reason is None else WAIT_CODE[t.wait_reason]
+        last_sp = int(self._i[_I["last_sp"], slot]) if t.started else 0
+        self._reshard[slot] = self._reshard_from(last_sp)
         self._rest[slot] = t.cost.rest_s[stage]
         self._rest_gpu[slot] = t.cost.rest_gpu_s[stage]
+
+    def _reshard_from(self, last_sp: int) -> F8:
+        """[D]: a state that exists and lies on another number of ranks has to move first."""
+        row = self._reshard_rows.get(last_sp)
+        if row is None:
+            moves = (last_sp > 0) & (self._degrees != last_sp)
+            row = self._reshard_rows[last_sp] = np.where(moves, self._estimator.cost.reshard_s, 0.0)
+        return row
 
     def took_ranks(self, t: Trajectory, now_s: float, *, regrouped: bool) -> None:
         """`t` runs on `t.group` from now; `regrouped`: it is another group than before."""
@@ -200,14 +212,12 @@ class Table:
         """The view of this instant: all live ranks, and those of them that may be handed out. O(live rows)."""
         slots = self._gather_fixed()
         f, i = self._f.take(slots, axis=1), self._i.take(slots, axis=1)
-        sp, last_sp, started = i[_I["sp"]], i[_I["last_sp"]], i[_I["started"]].astype(bool)
+        sp, started = i[_I["sp"]], i[_I["started"]].astype(bool)
         step = self._estimator.correct(self._fixed_ints["model"], self._fixed_step)
         left = np.where(i[_I["stage"]] > _DENOISE, 0.0, f[_F["steps_total"]] - f[_F["steps_done"]])[:, None]
         some = left > 0
         stepping = np.where(some, np.where(some, left, 1.0) * step, self._no_step)
-        # a state that exists and lies on another number of ranks has to move first
-        moves = (started & (last_sp > 0))[:, None] & (self._degrees != last_sp[:, None])
-        remaining = self._rest.take(slots, axis=0) + stepping + np.where(moves, self._estimator.cost.reshard_s, 0.0)
+        remaining = self._rest.take(slots, axis=0) + stepping + self._reshard.take(slots, axis=0)
         gpu = self._rest_gpu.take(slots, axis=0) + stepping * self._degrees
         idle_for = np.where(sp == 0, now_s - f[_F["idle_since_s"]], 0.0)
         for array in (f, i, step, remaining, gpu, started):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from math import inf
+from math import inf, isfinite
 
 from gfdit.lang import intervals, nodes
 from gfdit.lang.intervals import ANYTHING, FALSE, TRUE, Interval, Ranges
@@ -116,13 +116,15 @@ class Facts:
     def settled(self, node: nodes.Expr) -> bool | None:
         """Like `truth`, and what follows from the parts of a condition together."""
         known = self.truth(node)
-        if known is not None:
+        if known is not None or self.background.work <= 0:
             return known
         can_be = [self.possible(node, value) for value in (False, True)]
         return None if all(can_be) else can_be[True]
 
     def possible(self, node: nodes.Expr, value: bool) -> bool:
         """Whether a condition can come to `value` here."""
+        if self.background.work <= 0:
+            return True
         here = self.copy()
         return here.assume(node, value) and here.consistent()
 
@@ -151,6 +153,8 @@ class Facts:
 
     def _of_form(self, form: Linear, found: Interval) -> Interval:
         """The interval of a linear form: of its terms, and of each comparison plus what it differs from that."""
+        if not _finite(form):
+            return found
         found = intervals.common(found, self._sum(form)) or found
         for known, interval in self.forms:
             shared = next((term for term in form if term is not None and known.get(term)), None)
@@ -160,6 +164,8 @@ class Facts:
             rest = dict(form)
             _add(rest, known, -scale)
             rest.pop(shared, None)  # gone but for rounding
+            if not (isfinite(scale) and _finite(rest)):
+                continue
             value = intervals.add(intervals.multiply(intervals.at(scale), interval), self._sum(rest))
             found = intervals.common(found, value._replace(undefined=found.undefined)) or found
         return found
@@ -232,7 +238,7 @@ class Facts:
         if op == "!=":  # an end of the interval falls away
             found = self._of_form(form, ANYTHING)
             op = ">" if found.low == 0.0 else "<" if found.high == 0.0 else op
-        if op in _HOLDS and len(self.forms) < MOST:
+        if op in _HOLDS and len(self.forms) < MOST and _finite(form):
             self.forms.append((form, _HOLDS[op]))
         return True
 
@@ -274,6 +280,11 @@ def _collect(node: nodes.Expr, factor: float, form: Linear) -> None:
             _collect(node.left, factor / base_value(number), form)
         case _:
             form[node] = form.get(node, 0.0) + factor
+
+
+def _finite(form: Linear) -> bool:
+    """Whether nothing was too large on the way."""
+    return all(isfinite(factor) for factor in form.values())
 
 
 def _add(form: Linear, other: Linear, scale: float) -> None:

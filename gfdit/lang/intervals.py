@@ -50,7 +50,7 @@ TRUE, FALSE, EITHER = Interval(1.0, 1.0), Interval(0.0, 0.0), Interval(0.0, 1.0)
 
 def at(value: float) -> Interval:
     """One value."""
-    return Interval(value, value)
+    return ANYTHING if isnan(value) else Interval(value, value)
 
 
 def hull(a: Interval, b: Interval) -> Interval:
@@ -179,8 +179,8 @@ class Ranges:
             case nodes.Text() | nodes.Field():
                 return ANYTHING
             case nodes.Unary(op="not"):
-                inner = self.of(node.operand, narrow)
-                return Interval(1.0 - min(inner.high, 1.0), 1.0 - max(inner.low, 0.0))
+                inner = _condition(self.of(node.operand, narrow))
+                return Interval(1.0 - inner.high, 1.0 - inner.low)
             case nodes.Unary():
                 return negated(self.of(node.operand, narrow))
             case nodes.Binary():
@@ -263,5 +263,5 @@ class Ranges:
 
 
 def _condition(value: Interval) -> Interval:
-    """A condition of unknown value is true or false."""
+    """A condition of unknown value, or what is no condition, is true or false."""
     return (common(value, EITHER) or EITHER) if value.known else EITHER

@@ -52,6 +52,7 @@ class Durable:
     def __init__(self, ledger: Ledger, tickets: Tickets) -> None:
         self.fsyncs = 0
         self.written = 0
+        self.committed: Callable[[float], None] = lambda seconds: None  # hears how long each commit took
         self.problem = ""  # why the latest commit failed, "" when it did not
         self._ledger = ledger
         self._tickets = tickets
@@ -164,6 +165,7 @@ class Durable:
         if not accepts and not self._owed:
             return
         acceptances = [one.acceptance for one in accepts]
+        begin = time.perf_counter()
         try:
             refused = self._ledger.write(acceptances, self._owed)
         except StorageFull as error:
@@ -173,6 +175,7 @@ class Durable:
                 one.done.set_exception(StorageFull(f"the request is not accepted: {error.message}"))
             return
         self.problem = ""
+        self.committed(time.perf_counter() - begin)
         self._count(len(accepts) + len(self._owed))
         self._owed = []
         for one, why in zip(accepts, refused, strict=True):

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import assert_never
 
@@ -37,6 +37,7 @@ from gfdit.live.clock import LiveClock
 from gfdit.live.durable import Durable
 from gfdit.live.epochs import EpochBook, Failed, Finished, Settled
 from gfdit.live.intake import Intake
+from gfdit.live.reattach import Roster, Survivor, digest_of, started_at, survivors
 from gfdit.live.results import Tickets
 from gfdit.live.supervisor import Life, RestartRule, Supervisor
 from gfdit.units import to_ns, to_s
@@ -71,6 +72,8 @@ STARTING_PATIENCE = 10  # a worker that loads its model may be silent this many 
 class FleetSettings:
     """Workers send word every `heartbeat_s`; after `liveness_s` of silence one is lost. `stop_s`: patience at the end.
     `log_dir`: where workers' output goes, by default into the private directory that goes with the fleet.
+    `roster`: a file that tells the controller after this one who lives, None: nobody is to outlive it.
+    `grace_s`: how long workers wait for that one.
     """
 
     heartbeat_s: float = 1.0
@@ -78,6 +81,8 @@ class FleetSettings:
     stop_s: float = 5.0
     restart: RestartRule = field(default_factory=RestartRule)
     log_dir: Path | None = None
+    roster: Path | None = None
+    grace_s: float = 10.0
 
 
 class ZmqFleet:
@@ -96,7 +101,9 @@ class ZmqFleet:
         self._sessions: dict[bytes, PeerSession] = {}
         self._by_rank: dict[int, PeerSession] = {}
         self._events: list[Event] = []
-        self._directory = Path(tempfile.mkdtemp(prefix="gfdit-"))  # mode 0700: nobody else can dial in
+        self._roster = self._find_roster(spec)
+        self._base = self._roster.first_epoch  # of all epochs on the wire
+        self._directory = Path(self._roster.directory)
         self.address = f"ipc://{self._directory / 'controller'}"
         self._context = zmq.Context()
         self._router = _bound_router(self._context, self.address)
@@ -118,8 +125,12 @@ class ZmqFleet:
 
         Raises FleetError with the worker's own words when one cannot start.
         """
+        left = {one.rank: one for one in self._roster.workers}
         for rank in range(self._workers):
-            self._greet(self.supervisor.start(rank))
+            life = self.supervisor.adopt(left[rank]) if rank in left else None
+            self.counters["adopted"] += life is not None
+            self._greet(life or self.supervisor.start(rank))
+        self._save_roster()
         told = -1
         while True:
             self._turn()
@@ -132,6 +143,26 @@ class ZmqFleet:
                 self._clock.start()
                 return
             self._wait(None)
+
+    def _find_roster(self, spec: WorkerSpec) -> Roster:
+        """Of the controller before, if its workers may go on under this one."""
+        path, digest = self._settings.roster, digest_of(spec)
+        left = None if path is None else survivors(path, digest)
+        if left is not None:
+            return left
+        directory = tempfile.mkdtemp(prefix="gfdit-")  # mode 0700: nobody else can dial in
+        return Roster(digest, 0, directory, ())
+
+    def _save_roster(self) -> None:
+        if self._settings.roster is None:
+            return
+        lives = self.supervisor.lives.values()
+        known = tuple(
+            Survivor(life.rank, life.incarnation, life.identity.decode(), life.pid, started_at(life.pid))
+            for life in lives
+            if life.process.is_alive()
+        )
+        replace(self._roster, workers=known).write(self._settings.roster)
 
     def _check_start(self) -> None:
         if self.supervisor.out or self._unfit:
@@ -156,6 +187,8 @@ class ZmqFleet:
         self._router.close(linger=0)
         self._context.term()
         shutil.rmtree(self._directory, ignore_errors=True)
+        if self._settings.roster is not None:
+            self._settings.roster.unlink(missing_ok=True)
         if self.durable is not None:
             self.durable.close()
         for ticket in self.tickets.live():
@@ -169,7 +202,7 @@ class ZmqFleet:
                 case RunTask():
                     self._run(command)
                 case AbortTask():
-                    self._abort(command.epoch, command.reason)
+                    self._abort(self._base + command.epoch, command.reason)
                 case EndRequest():
                     self._end(command)
                 case _:
@@ -202,8 +235,10 @@ class ZmqFleet:
         for life in self.supervisor.exited():
             self._lose(life, "its process ended")
         self._check_liveness()
-        for life in self.supervisor.restart_due():
-            self._greet(life)
+        if restarted := self.supervisor.restart_due():
+            for life in restarted:
+                self._greet(life)
+            self._save_roster()
         if len(self.supervisor.out) == self._workers:
             raise FleetError(f"no worker is left: {self._unfit or self.supervisor.log_tail(0)}")
         self._take_requests()
@@ -291,6 +326,8 @@ class ZmqFleet:
         del self._sessions[life.identity]
         announced, unanswered = session.endpoint is not None, session.lost()
         how = self.supervisor.bury(life, restart=True)
+        if life.rank in self.supervisor.out:
+            how += "; it died too often and is not started again"
         self.counters["workers_lost"] += 1
         if announced:
             self._events.append(WorkerLost(self._clock.now(), life.rank, life.incarnation, f"{cause}: {how}"))
@@ -301,6 +338,7 @@ class ZmqFleet:
     # ---- commands ---------------------------------------------------------------------------------------------------
 
     def _run(self, command: RunTask) -> None:
+        command = replace(command, epoch=self._base + command.epoch)
         kept = self._checkpoints.get(command.request_id)
         if kept is None:
             raise FleetError(f"a task for request `{command.request_id}`, which never arrived or has ended")
@@ -398,10 +436,12 @@ class ZmqFleet:
                 busy, handover = (
                     to_ns(seconds * self._clock.scale) for seconds in (settled.compute_s, settled.handover_s)
                 )
-                self._events.append(TaskFinishedEvent(now, command.epoch, busy, handover, checkpointed=safe))
+                self._events.append(
+                    TaskFinishedEvent(now, command.epoch - self._base, busy, handover, checkpointed=safe)
+                )
             case Failed(command=command, code=code, message=message, blame=blame):
                 self._checkpoints.doubt(command.request_id)
-                self._events.append(TaskFailedEvent(now, command.epoch, code, message, blame))
+                self._events.append(TaskFailedEvent(now, command.epoch - self._base, code, message, blame))
             case None:
                 pass
             case _:

@@ -18,6 +18,7 @@ from multiprocessing.connection import wait as wait_for_any
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from gfdit.live.reattach import AdoptedProcess, Survivor, adopt
 from gfdit.units import NS_PER_S, to_ns
 from gfdit.worker.main import WorkerSpec, run_worker
 
@@ -50,7 +51,7 @@ class Life:
     rank: int
     incarnation: int
     identity: bytes
-    process: BaseProcess
+    process: BaseProcess | AdoptedProcess
 
     @property
     def pid(self) -> int:
@@ -107,10 +108,22 @@ class Supervisor:
             daemon=True,
         )
         process.start()
-        seat.life = Life(rank, seat.incarnation, identity, process)
-        self._by_sentinel[process.sentinel] = seat.life
-        self._exits.register(process.sentinel, select.EPOLLIN)
-        return seat.life
+        return self._seated(seat, Life(rank, seat.incarnation, identity, process))
+
+    def adopt(self, one: Survivor) -> Life | None:
+        """Watch over a worker of an earlier controller as over one of ours; None if it does not live any more."""
+        process = adopt(one)
+        if process is None:
+            return None
+        seat = self._seats[one.rank]
+        seat.incarnation = one.incarnation
+        return self._seated(seat, Life(one.rank, one.incarnation, one.identity.encode(), process))
+
+    def _seated(self, seat: _Seat, life: Life) -> Life:
+        seat.life = life
+        self._by_sentinel[life.process.sentinel] = life
+        self._exits.register(life.process.sentinel, select.EPOLLIN)
+        return life
 
     @property
     def exit_fd(self) -> int:
@@ -129,11 +142,13 @@ class Supervisor:
         if life.process.is_alive():
             life.process.kill()  # works on a stopped process, too
         life.process.join()
-        code = life.process.exitcode or 0
+        code = life.process.exitcode
         life.process.close()
         seat.life = None
         if restart:
             self._plan_restart(seat)
+        if code is None:
+            return "ended"
         return f"killed by signal {-code}" if code < 0 else f"exited with code {code}"
 
     def _plan_restart(self, seat: _Seat) -> None:

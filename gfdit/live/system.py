@@ -56,7 +56,7 @@ class LiveConfig:
     """`cost`: what the scheduler estimates with, and the time that emulated devices take. `model`: a pipeline's
     folder, needed unless the device is `emulated`. `workers` None: one a core (at least two) on a CPU, one a GPU on
     `cuda`, eight emulated. `time_scale`: how many seconds of the table, the journal and all deadlines pass in one of
-    ours; emulated devices only.
+    ours; emulated devices only. `dtype`: what the model computes in, None: its default.
     """
 
     policy: Policy
@@ -68,6 +68,7 @@ class LiveConfig:
     gpus_per_node: int = 8
     threads: int = 1
     fleet: FleetSettings = field(default_factory=FleetSettings)
+    dtype: str | None = None
 
     def __post_init__(self) -> None:
         if self.workers is not None and not 1 <= self.workers <= 1024:
@@ -258,6 +259,8 @@ def start_live(config: LiveConfig, progress: Callable[[int, int], None] | None =
         time_scale=config.time_scale,
         heartbeat_s=config.fleet.heartbeat_s,
         threads=config.threads,
+        dtype=config.dtype or "",
+        grace_s=0.0 if config.fleet.roster is None else config.fleet.grace_s,
     )
     clock = LiveClock(config.time_scale)
     fleet = ZmqFleet(spec, workers, clock, config.fleet)

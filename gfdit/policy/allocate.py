@@ -17,15 +17,17 @@ from gfdit.core.view import B1, I1, I8, STAGE_CODE, STATE_CODE, View
 from gfdit.core.work import Stage
 from gfdit.lang.program import Allocate, AllocateKind
 from gfdit.lang.types import DUR
-from gfdit.policy.chooser import Choice, Choices, Rules, StageRule
+from gfdit.policy.chooser import Choice, Choices, RowChoices, Rules, StageRule
 from gfdit.policy.columns import Frame, Tick
 from gfdit.policy.explain import Compared, quoting, render
 from gfdit.policy.ranking import Ranking
+from gfdit.policy.rows import Row
 from gfdit.policy.triaging import SetAside
 
 READY, RUNNING = STATE_CODE[State.READY], STATE_CODE[State.RUNNING]
 _DENOISE, _DECODE = STAGE_CODE[Stage.DENOISE], STAGE_CODE[Stage.DECODE]
 SMALLEST_BLOCK = 32
+FEW = 8  # so many rows are asked one by one faster than together
 
 
 Reserving = dict[str, tuple[float, float]]
@@ -140,6 +142,13 @@ class Draft:
         # encode and decode are the first stages of their clauses; a group of several ranks is a denoising group
         return bool(stage > _DECODE or (stage <= _DENOISE and (view.steps_done[row] > 0 or view.sp[row] > 1)))
 
+    def ask(self, rows: I8) -> None:
+        """Evaluate the choosers of those of `rows` for which nobody has: of many together, of a few when they are."""
+        if len(rows) > FEW:
+            unknown = rows if not self._choices else rows[[row not in self._choices for row in rows.tolist()]]
+            if len(unknown) > FEW:
+                self.evaluate(unknown)
+
     def evaluate(self, rows: I8) -> None:
         """Evaluate the choosers of `rows`, one frame a clause."""
         number_of = self.rules.number_of_stage[self.view.stage[rows]]
@@ -151,9 +160,14 @@ class Draft:
                     self._choices[row] = choices, k
 
     def choices(self, row: int) -> tuple[Choices, int]:
-        if row not in self._choices:
-            self.evaluate(np.array([row]))
-        return self._choices[row]
+        found = self._choices.get(row)
+        if found is None:
+            rule = self.rule(row)
+            if rule.by_row is None or not FEW:
+                self.evaluate(np.array([row]))
+                return self._choices[row]
+            found = self._choices[row] = RowChoices(rule, Row(self.tick, row), self.gpus), 0
+        return found
 
     def pick(self, row: int, limit: int) -> Choice | None:
         """Its preferred degree up to `limit`, its present one if it is sticky and the change not worth it."""
@@ -255,7 +269,7 @@ class Walk:
         start = 0
         while start < order.size and self._goes_on():
             block = order.first(start + size)[start : start + size]
-            draft.evaluate(block)
+            draft.ask(block)
             for row in block.tolist():
                 if not self._goes_on():
                     break

@@ -1,4 +1,5 @@
-"""How many ranks a request gets: one stage's clause, evaluated over rows x degrees at once, then asked row by row.
+"""How many ranks a request gets: one stage's clause, evaluated over rows x degrees at once, then asked row by row; of a
+few rows, one by one.
 
 `Choices.pick(k, limit)` gives the degree that the clause prefers among those up to `limit`: the same chooser, evaluated
 again over the degrees that still fit. A degree that the cluster does not offer to the row's model is never chosen; when
@@ -20,6 +21,8 @@ from gfdit.lang.schema import Level
 from gfdit.policy.columns import Fn, Frame
 from gfdit.policy.compile import Compiler
 from gfdit.policy.explain import Compared, Condition, quoting
+from gfdit.policy.rows import Row, RowCompiler, RowCondition, RowFn
+from gfdit.policy.scalars import INF, Unsupported
 
 _ORDINAL = ("1st", "2nd", "3rd")
 
@@ -45,14 +48,14 @@ class Choices:
         self._masks: list[list[list[bool]]] = []  # these three: of the alternatives that were looked at so far
         self._keys: list[list[list[float]] | None] = []
         self._compared: list[Compared] = []
-        self._offered: B1 | None = None
+        self._offered: B1 | list[list[bool]] | None = None
         if rule.single and rule.fixed is not None:
             return  # one rank whatever the tables say
-        self._offered = np.isfinite(frame.column("#step")) & (frame.tick.degrees <= most)
+        offered = self._offered = np.isfinite(frame.column("#step")) & (frame.tick.degrees <= most)
         if isinstance(rule.clause.degree, FixedDegree):
-            self._fixed(frame, self._offered)
+            self._fixed(frame, offered)
         else:
-            self._chosen(rule.clause.degree, frame, self._offered)
+            self._chosen(rule.clause.degree, frame, offered)
 
     def _fixed(self, frame: Frame, offered: B1) -> None:
         """The widest offered degree up to the fixed one: normally that one itself."""
@@ -103,7 +106,7 @@ class Choices:
 
     def any_offered(self, k: int) -> bool:
         """Whether this row could ever run under the clause on this cluster."""
-        return self.rule.single or (self._offered is not None and bool(self._offered[k].any()))
+        return self.rule.single or (self._offered is not None and any(self._offered[k]))
 
     def allows(self, k: int, degree: int) -> bool:
         """Whether the clause knows `degree` for this row, whatever it prefers."""
@@ -112,7 +115,7 @@ class Choices:
         if degree not in self._degrees:
             return False
         column = self._degrees.index(degree)
-        return bool(self._offered[k, column]) if self._allowed is None else self._allowed[k][column]
+        return bool((self._offered if self._allowed is None else self._allowed)[k][column])
 
     def pick(self, k: int, limit: int) -> Choice | None:
         """The preferred degree of row `k` (of the frame) up to `limit`; None: it waits."""
@@ -170,6 +173,72 @@ class Choices:
         return quoting(alternative.title, alternative.line, compared, at, choice.degree)
 
 
+class RowChoices(Choices):
+    """The same for one row, in plain floats."""
+
+    def __init__(self, rule: StageRule, row: Row, most: int) -> None:
+        assert rule.by_row is not None
+        self.rule = rule
+        self._degrees = row.degrees
+        self._row = row
+        self._allowed = None
+        self._offered = None
+        self._masks = []
+        self._keys = []
+        if rule.single and rule.fixed is not None:
+            return
+        degrees = row.degrees
+        offered = [step < INF and degree <= most for step, degree in zip(row.table("#step"), degrees, strict=True)]
+        self._offered = [offered]
+        if isinstance(rule.clause.degree, FixedDegree):
+            wanted = rule.by_row.fixed(row, -1, -1)
+            allowed = [able and degree == wanted for able, degree in zip(offered, degrees, strict=True)]
+            self._masks.append([_stand_in_of_row(allowed, offered, [degree < wanted for degree in degrees])])
+            return
+        named, any_other = rule.named(degrees)
+        allowed = offered
+        if any_other:
+            first = rule.clause.degree.degrees[0]
+            allowed = [able and name for able, name in zip(offered, named.tolist(), strict=True)]
+            allowed = _stand_in_of_row(allowed, offered, [degree < first for degree in degrees])
+        self._allowed = [allowed]
+
+    def _mask(self, number: int) -> list[list[bool]]:
+        while len(self._masks) <= number:
+            assert self._allowed is not None and self.rule.by_row is not None
+            where, key = self.rule.by_row.alternatives[len(self._masks)]
+            row, mask = self._row, self._allowed[0]
+            if where is not None:
+                mask = [able and bool(where.holds(row, here, -1)) for here, able in enumerate(mask)]
+            keys = None if key is None else [float(key(row, here, -1)) for here in range(len(mask))]
+            self._masks.append([mask])
+            self._keys.append(None if keys is None else [[INF if k != k else k for k in keys]])
+        return self._masks[number]
+
+    def admitted(self) -> B1:
+        raise NotImplementedError("asked about many rows at once")
+
+    def because(self, k: int, choice: Choice) -> Because:
+        rule = self.rule
+        if choice.alternative < 0:
+            return rule.because_fixed
+        alternative = rule.alternatives[choice.alternative]
+        where = None if rule.by_row is None else rule.by_row.alternatives[choice.alternative][0]
+        if where is None or choice.degree not in self._degrees:
+            return Because(alternative.title, alternative.line)
+        here = self._degrees.index(choice.degree)
+        return quoting(alternative.title, alternative.line, where.compared(self._row, here), (), choice.degree)
+
+
+def _stand_in_of_row(allowed: list[bool], offered: list[bool], below: list[bool]) -> list[bool]:
+    """As `_stand_in`."""
+    if any(allowed) or not any(offered):
+        return allowed
+    narrower = [column for column, able in enumerate(offered) if able and below[column]]
+    chosen = narrower[-1] if narrower else offered.index(True)
+    return [column == chosen for column in range(len(offered))]
+
+
 def _stand_in(allowed: B1, offered: B1, below: B1) -> B1:
     """`allowed`, where it has something; else the widest offered degree below it, or the narrowest that there is."""
     some = allowed.any(axis=1)
@@ -193,17 +262,26 @@ class CompiledAlternative:
 
     def __init__(self, number: int, alternative: Alternative, compiler: Compiler) -> None:
         self.pick = alternative.pick
+        self._alternative = alternative
         self.line = alternative.clause.line
         self.title = title_of(number)
-        self._where = None if alternative.where is None else Condition(compiler, alternative.where, Level.DEGREE)
+        self.where = None if alternative.where is None else Condition(compiler, alternative.where, Level.DEGREE)
         self.takes_all = alternative.where is None
         self._key = None if alternative.key is None else compiler.expr(alternative.key, Level.DEGREE)
 
+    def by_row(self, compiler: RowCompiler) -> tuple[RowCondition | None, RowFn | None]:
+        """What it tests, and what it minimizes, for one row. Raises Unsupported."""
+        where = None if self.where is None else RowCondition(self.where, compiler)
+        if self._alternative.key is None:
+            return where, None
+        key, sign = compiler.expr(self._alternative.key), -1.0 if self.pick is Pick.MAXIMIZING else 1.0
+        return where, lambda row, here, wider: sign * key(row, here, wider)
+
     def feasible(self, frame: Frame, allowed: B1) -> tuple[B1, Compared]:
         """`[K, D]`: allowed and `where` holds; with what was compared."""
-        if self._where is None:
+        if self.where is None:
             return allowed, []
-        truth, compared = self._where.evaluate(frame)
+        truth, compared = self.where.evaluate(frame)
         return np.logical_and(allowed, truth), compared
 
     def keys(self, frame: Frame, shape: tuple[int, ...]) -> list[list[float]] | None:
@@ -215,6 +293,14 @@ class CompiledAlternative:
             keys = -keys
         rows: list[list[float]] = np.where(np.isnan(keys), np.inf, keys).tolist()
         return rows
+
+
+@dataclass(frozen=True, slots=True)
+class ByRow:
+    """What a clause asks of one row: the fixed degree, or the condition and the key of each alternative."""
+
+    fixed: RowFn
+    alternatives: tuple[tuple[RowCondition | None, RowFn | None], ...]
 
 
 class StageRule:
@@ -242,12 +328,23 @@ class StageRule:
         self.sticky = clause.sticky
         self.reserve_s = clause.reserve
         self.lanes = clause.lanes
+        self.by_row = None if self.watched else self._by_row(RowCompiler(compiler))
         grow = None if self.single else clause.grow
         self.grow_line = grow.clause.line if grow else 0
         self.grows = grow is not None
         self.grow_by = () if grow is None else tuple(compiler.key(key, Level.PAIR) for key in grow.by)
         self.grow_where = None if grow is None or grow.where is None else Condition(compiler, grow.where, Level.PAIR)
         self.grow_most = None if grow is None or grow.most is None else compiler.expr(grow.most, Level.TICK)
+
+    def _by_row(self, compiler: RowCompiler) -> ByRow | None:
+        """None where it is not about one row alone."""
+        try:
+            degree = self.clause.degree
+            if isinstance(degree, FixedDegree):
+                return ByRow(compiler.expr(degree.value), ())
+            return ByRow(lambda row, here, wider: 0, tuple(one.by_row(compiler) for one in self.alternatives))
+        except Unsupported:
+            return None
 
     def named(self, degrees: tuple[int, ...]) -> tuple[B1, bool]:
         """`[D]`: which of the cluster's degrees the clause names; whether there are others."""

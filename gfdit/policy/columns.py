@@ -197,6 +197,31 @@ class FrameWithNone(Frame):
         return padded
 
 
+FIELDS = {
+    "priority": "priority",
+    "slo": "slo_s",
+    "tokens": "tokens",
+    "text_tokens": "text_tokens",
+    "pixels": "pixels",
+    "width": "width",
+    "height": "height",
+    "frames": "frames",
+    "steps_total": "steps_total",
+    "steps": "steps_total",  # the knob's present value, in `degrade`
+    "alone": "alone_s",
+    "waited": "waited_s",
+    "paused_for": "paused_for_s",
+    "steps_done": "steps_done",
+    "preemptions": "preemptions",
+    "last_gpus": "last_sp",
+    "sp": "sp",
+    "#step": "step_s",
+    "#remaining": "remaining_s",
+    "#gpu": "gpu_s",
+}
+"""Attributes and tables that stand in the view as they are."""
+
+
 def _plain(field: str) -> Callable[[Frame], Array]:
     def load(frame: Frame) -> Array:
         return frame.of(getattr(frame.view, field))
@@ -280,44 +305,25 @@ def _gain(frame: Frame) -> F8:
 
 
 LOADERS: dict[str, Callable[[Frame], Array]] = {
-    "priority": _plain("priority"),
+    **{name: _plain(field) for name, field in FIELDS.items()},
     "arrival": lambda frame: frame.of(frame.view.arrival_s) - frame.view.now_s,
     "deadline": lambda frame: frame.of(frame.view.deadline_s) - frame.view.now_s,
-    "slo": _plain("slo_s"),
-    "tokens": _plain("tokens"),
-    "text_tokens": _plain("text_tokens"),
-    "pixels": _plain("pixels"),
-    "width": _plain("width"),
-    "height": _plain("height"),
-    "frames": _plain("frames"),
-    "steps_total": _plain("steps_total"),
-    "steps": _plain("steps_total"),  # the knob's present value, in `degrade`
-    "alone": _plain("alone_s"),
     "class": lambda frame: frame.of(frame.tick.class_index()),
     "rank": lambda frame: frame.tick.classes.rank.take(frame.column("class")),
     "weight": lambda frame: frame.tick.classes.weight.take(frame.column("class")),
     "miss": lambda frame: frame.tick.classes.miss.take(frame.column("class")),
     "tier": _tier,
     "age": lambda frame: -frame.column("arrival"),
-    "waited": _plain("waited_s"),
-    "paused_for": _plain("paused_for_s"),
-    "steps_done": _plain("steps_done"),
     "steps_left": lambda frame: frame.column("steps_total") - frame.column("steps_done"),
-    "preemptions": _plain("preemptions"),
-    "last_gpus": _plain("last_sp"),
     "cache": lambda frame: np.zeros(frame.size),  # the knob's present value, in `degrade`
     "waiting": lambda frame: WITHOUT_GPUS.take(frame.of(frame.view.state)),
     "running": lambda frame: WITH_GPUS.take(frame.of(frame.view.state)),
     "late": lambda frame: frame.column("deadline") < 0,
     "lateness": lambda frame: -frame.column("deadline"),
-    "sp": _plain("sp"),
     "sp_best": lambda frame: frame.tick.degrees[frame.column("best")],
     # columns of the tables, and the tables
     "best": lambda frame: np.argmin(frame.column("#step"), axis=1),
     "present": _present_column,
-    "#step": _plain("step_s"),
-    "#remaining": _plain("remaining_s"),
-    "#gpu": _plain("gpu_s"),
     "#slack": lambda frame: frame.column("deadline")[:, None] - frame.column("#remaining"),
     "#gain": _gain,
     "#mem": _memory,

@@ -59,7 +59,7 @@ COMPARE: dict[CompareOp, Callable[[Any, Any], Any]] = {
     CompareOp.GE: operator.ge,
 }
 _DENOISE = STAGE_CODE[Stage.DENOISE]
-_TABLE = {
+TABLES = {
     "step_time": "#step",
     "remaining": "#remaining",
     "finish": "#remaining",
@@ -68,7 +68,7 @@ _TABLE = {
     "mem": "#mem",
 }
 # at a degree that is not offered, or of a request without GPUs
-_MISSING = {"slack": -np.inf, "gain": 0.0, "mem": -np.inf}
+MISSING = {"slack": -np.inf, "gain": 0.0, "mem": -np.inf}
 
 
 def lift(fn: Fn, level: Level, to: Level) -> Fn:
@@ -104,6 +104,7 @@ class Compiler:
         window: float = 0.0,
     ) -> None:
         self.watch = watch
+        self.let_values = lets
         self._window = window
         self._lets: dict[str, tuple[Fn, Level]] = {}
         self._aggregates = 0
@@ -247,7 +248,7 @@ class Compiler:
 
     def _per_degree(self, function: str, arg: Expr) -> Fn:
         """The table of `function`, or one column of it a row, by what its argument is."""
-        table, missing = _TABLE[function], _MISSING.get(function, np.inf)
+        table, missing = TABLES[function], MISSING.get(function, np.inf)
         match arg:
             case Name(name="next") if function == "gain":
                 return _gain_of_next

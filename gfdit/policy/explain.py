@@ -118,14 +118,16 @@ class Condition:
 
     def __init__(self, compiler: Compiler, expr: Expr, level: Level) -> None:
         self.level = level
-        self._expr, self._watch = expr, compiler.watch
+        self.expr, self._watch = expr, compiler.watch
         self._joined: BoolOp | None = expr if isinstance(expr, BoolOp) else None
         operands = expr.operands if isinstance(expr, BoolOp) else (expr,)
         self._tests: list[Fn | tuple[Any, Side, Side]] = []
+        self.sides: list[tuple[Side, Expr]] = []  # what is compared
         for operand in operands:
             if isinstance(operand, Compare) and operand.left.type.kind in (Kind.NUM, Kind.INSTANT):
                 sides = [Side(show(e), e.type, e.level, compiler.expr(e, level)) for e in (operand.left, operand.right)]
                 self._tests.append((COMPARE[operand.op], sides[0], sides[1]))
+                self.sides += zip(sides, (operand.left, operand.right), strict=True)
             else:
                 self._tests.append(compiler.expr(operand, level))
 
@@ -148,7 +150,7 @@ class Condition:
             else:
                 truth = np.logical_or(truth, one)
         if self._watch is not None:
-            self._watch(self._expr, truth)
+            self._watch(self.expr, truth)
         return truth, compared
 
 

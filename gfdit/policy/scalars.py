@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from typing import Any, assert_never
+from typing import Any, Generic, TypeVar, assert_never
 
 from gfdit.core.glance import Glance
 from gfdit.core.trajectory import Trajectory
@@ -38,8 +38,10 @@ from gfdit.policy.columns import SYMBOLS, ClassTable
 from gfdit.policy.compile import COMPARE
 from gfdit.units import NS_PER_S, to_s
 
-Scalar = Callable[[Glance, int, int], Any]
-"""A value for the row of a glance; the columns of the degree under test and of `next`, where those are read."""
+C = TypeVar("C")  # what the values are read from
+ScalarFn = Callable[[C, int, int], Any]
+"""A value for one request; the columns of the degree under test and of `next`, where those are read."""
+Scalar = ScalarFn[Glance]
 
 INF = math.inf
 
@@ -127,7 +129,7 @@ _SYMBOLS: dict[str, Callable[[Trajectory], str]] = {
 }
 
 
-def _divide(a: float, b: float) -> float:
+def divide(a: float, b: float) -> float:
     if b:
         return a / b
     if not a or a != a:
@@ -147,7 +149,7 @@ _BINARY: dict[BinaryOp, Callable[[Any, Any], Any]] = {
     BinaryOp.ADD: operator.add,
     BinaryOp.SUB: operator.sub,
     BinaryOp.MUL: operator.mul,
-    BinaryOp.DIV: _divide,
+    BinaryOp.DIV: divide,
 }
 
 
@@ -161,7 +163,7 @@ def _gain(glance: Glance, column: int) -> float:
     narrower = INF
     for value in glance.remaining_s[:column]:
         narrower = _smaller(narrower, value)
-    return _divide(narrower, glance.remaining_s[column])
+    return divide(narrower, glance.remaining_s[column])
 
 
 def _remaining(glance: Glance, column: int) -> float:
@@ -178,31 +180,43 @@ _TABLES: dict[str, tuple[Callable[[Glance, int], float], float]] = {
 """Of a function, its value at a column, and what it is at a degree that is not offered."""
 
 
-class ScalarCompiler:
-    """Compiles the expressions of one program. `fixed_only`: for values that must not change while a request waits."""
+def _two(op: Callable[[Any, Any], Any], a: ScalarFn[C], b: ScalarFn[C]) -> ScalarFn[C]:
+    return lambda of, here, wider: op(a(of, here, wider), b(of, here, wider))
 
-    def __init__(self, lets: tuple[Let, ...], classes: ClassTable, aging: bool, *, fixed_only: bool = False) -> None:
+
+def _folded(op: Callable[[Any, Any], Any], parts: list[ScalarFn[C]]) -> ScalarFn[C]:
+    fn = parts[0]
+    for part in parts[1:]:
+        fn = _two(op, fn, part)
+    return fn
+
+
+def _joined(conjunction: bool, parts: list[ScalarFn[C]]) -> ScalarFn[C]:
+    if conjunction:
+        return lambda of, here, wider: all(part(of, here, wider) for part in parts)
+    return lambda of, here, wider: any(part(of, here, wider) for part in parts)
+
+
+class Scalars(Generic[C]):
+    """Compiles the expressions of one program for one request at a time. Where values are read, subclasses say."""
+
+    def __init__(self, lets: tuple[Let, ...]) -> None:
         self._lets = {let.name: let.value for let in lets}
-        self._classes = classes
-        self._aging = aging
-        self._fixed_only = fixed_only
 
-    def expr(self, expr: Expr) -> Scalar:
+    def expr(self, expr: Expr) -> ScalarFn[C]:
         """Raises Unsupported."""
         match expr:
             case Const(value=value):
-                return lambda glance, here, wider: value
+                return lambda of, here, wider: value
             case Name():
                 return self._name(expr)
             case LetRef(name=name):
-                if name not in self._lets:
-                    raise Unsupported(name)
-                return self.expr(self._lets[name])
+                return self.expr(self._lets[name]) if name in self._lets else self._carried(expr)
             case Unary(op=op, operand=operand):
                 fn = self.expr(operand)
                 if op is UnaryOp.NEG:
-                    return lambda glance, here, wider: -fn(glance, here, wider)
-                return lambda glance, here, wider: not fn(glance, here, wider)
+                    return lambda of, here, wider: -fn(of, here, wider)
+                return lambda of, here, wider: not fn(of, here, wider)
             case Binary(op=op):
                 return _two(_BINARY[op], self.expr(expr.left), self.expr(expr.right))
             case Compare(op=compared):
@@ -213,7 +227,7 @@ class ScalarCompiler:
                 return _joined(conjunction, [self.expr(operand) for operand in operands])
             case If():
                 test, then, other = (self.expr(part) for part in (expr.condition, expr.then, expr.other))
-                return lambda glance, here, wider: (then if test(glance, here, wider) else other)(glance, here, wider)
+                return lambda of, here, wider: (then if test(of, here, wider) else other)(of, here, wider)
             case Call():
                 return self._call(expr)
             case Aggregate():
@@ -221,11 +235,52 @@ class ScalarCompiler:
             case _:
                 assert_never(expr)
 
-    def key(self, key: OrderKey) -> Scalar:
+    def key(self, key: OrderKey) -> ScalarFn[C]:
         """A sort key, smaller first."""
         fn = self.expr(key.value)
         sign = -1.0 if key.descending else 1.0
-        return lambda glance, here, wider: sign * float(fn(glance, here, wider))
+        return lambda of, here, wider: sign * float(fn(of, here, wider))
+
+    def _member(self, expr: Member) -> ScalarFn[C]:
+        fn, negated = self.expr(expr.value), expr.negated
+        text = isinstance(expr.value, Name) and expr.value.type.kind in (Kind.ENUM, Kind.STR)
+        items = [str(item.value) if text else item.value for item in expr.items]
+        return lambda of, here, wider: any(fn(of, here, wider) == item for item in items) != negated
+
+    def _call(self, expr: Call) -> ScalarFn[C]:
+        match expr.function:
+            case "max":
+                return _folded(_larger, [self.expr(arg) for arg in expr.args])
+            case "min":
+                return _folded(_smaller, [self.expr(arg) for arg in expr.args])
+            case "clamp":
+                x, low, high = (self.expr(arg) for arg in expr.args)
+                return _two(_smaller, _two(_larger, x, low), high)
+            case "abs":
+                fn = self.expr(expr.args[0])
+                return lambda of, here, wider: abs(fn(of, here, wider))
+            case _:
+                return self._function(expr)
+
+    def _carried(self, expr: LetRef) -> ScalarFn[C]:
+        """A mode or a state."""
+        raise Unsupported(expr.name)
+
+    def _name(self, expr: Name) -> ScalarFn[C]:
+        raise NotImplementedError
+
+    def _function(self, expr: Call) -> ScalarFn[C]:
+        raise NotImplementedError
+
+
+class ScalarCompiler(Scalars[Glance]):
+    """For the row of a glance. `fixed_only`: for values that must not change while a request waits."""
+
+    def __init__(self, lets: tuple[Let, ...], classes: ClassTable, aging: bool, *, fixed_only: bool = False) -> None:
+        super().__init__(lets)
+        self._classes = classes
+        self._aging = aging
+        self._fixed_only = fixed_only
 
     def _name(self, expr: Name) -> Scalar:
         name = expr.name
@@ -268,24 +323,8 @@ class ScalarCompiler:
             raise Unsupported(name)
         return _of(_SYMBOLS[name])
 
-    def _member(self, expr: Member) -> Scalar:
-        fn, negated = self.expr(expr.value), expr.negated
-        text = isinstance(expr.value, Name) and expr.value.type.kind in (Kind.ENUM, Kind.STR)
-        items = [str(item.value) if text else item.value for item in expr.items]
-        return lambda glance, here, wider: any(fn(glance, here, wider) == item for item in items) != negated
-
-    def _call(self, expr: Call) -> Scalar:
+    def _function(self, expr: Call) -> Scalar:
         match expr.function:
-            case "max":
-                return _folded(_larger, [self.expr(arg) for arg in expr.args])
-            case "min":
-                return _folded(_smaller, [self.expr(arg) for arg in expr.args])
-            case "clamp":
-                x, low, high = (self.expr(arg) for arg in expr.args)
-                return _two(_smaller, _two(_larger, x, low), high)
-            case "abs":
-                fn = self.expr(expr.args[0])
-                return lambda glance, here, wider: abs(fn(glance, here, wider))
             case "queued" | "longest_wait":
                 return _when_nobody_waits
             case function if function in _TABLES and not self._fixed_only:
@@ -298,23 +337,6 @@ def _when_nobody_waits(glance: Glance, here: int, wider: int) -> float:
     if glance.waiting:
         raise Unsure
     return 0.0
-
-
-def _two(op: Callable[[Any, Any], Any], a: Scalar, b: Scalar) -> Scalar:
-    return lambda glance, here, wider: op(a(glance, here, wider), b(glance, here, wider))
-
-
-def _folded(op: Callable[[Any, Any], Any], parts: list[Scalar]) -> Scalar:
-    fn = parts[0]
-    for part in parts[1:]:
-        fn = _two(op, fn, part)
-    return fn
-
-
-def _joined(conjunction: bool, parts: list[Scalar]) -> Scalar:
-    if conjunction:
-        return lambda glance, here, wider: all(part(glance, here, wider) for part in parts)
-    return lambda glance, here, wider: any(part(glance, here, wider) for part in parts)
 
 
 def _per_degree(function: str, arg: Expr) -> Scalar:
@@ -330,7 +352,7 @@ def _per_degree(function: str, arg: Expr) -> Scalar:
         case Name(name="next") if value is _remaining:
             return lambda glance, here, wider: glance.remaining_s[wider]
         case Name(name="next") if function == "gain":
-            return lambda glance, here, wider: _divide(glance.remaining_s[here], glance.remaining_s[wider])
+            return lambda glance, here, wider: divide(glance.remaining_s[here], glance.remaining_s[wider])
         case Name(name="next"):
             return lambda glance, here, wider: value(glance, wider)
         case Name(name="sp", level=Level.DEGREE):

@@ -18,7 +18,7 @@ from gfdit.core.view import I8, STATE_CODE, Reservation, View
 from gfdit.lang.program import Action, Preempt, Take
 from gfdit.lang.schema import Level
 from gfdit.policy.allocate import Draft
-from gfdit.policy.columns import Fn, Frame, symbols
+from gfdit.policy.columns import Fn, Frame, spread, symbols
 from gfdit.policy.compile import Compiler
 from gfdit.policy.explain import Condition, quoting
 from gfdit.policy.migrating import Migrations, needs_block
@@ -140,26 +140,26 @@ class Claims:
 
 
 class Bucket:
-    """`limit n per t`: n victims at once, then one more every t / n."""
+    """`limit n per t`: n victims at once, then one more every t / n. Asking changes nothing."""
 
     def __init__(self, limit: int | None, per: float | None) -> None:
         self._limit = limit
         self._per = per
-        self._tokens = float(limit or 0)
+        self._tokens = float(limit or 0)  # that were left when some were last taken
         self._at: float | None = None
 
     def left(self, now_s: float) -> int:
         """How many victims may be taken now. Without a limit: as many as there are."""
-        if self._limit is None:
-            return 1 << 30
-        if self._at is not None and self._per:
-            refill = (now_s - self._at) * self._limit / self._per
-            self._tokens = min(float(self._limit), self._tokens + refill)
-        self._at = now_s
-        return int(self._tokens + 1e-9)
+        return 1 << 30 if self._limit is None else int(self._filled(now_s) + 1e-9)
 
-    def take(self, count: int) -> None:
-        self._tokens -= count
+    def take(self, count: int, now_s: float) -> None:
+        if self._limit is not None:
+            self._tokens, self._at = self._filled(now_s) - count, now_s
+
+    def _filled(self, now_s: float) -> float:
+        if self._at is None or not self._per or self._limit is None:
+            return self._tokens
+        return min(float(self._limit), self._tokens + (now_s - self._at) * self._limit / self._per)
 
     def inherit(self, earlier: Bucket) -> None:
         """Go on with what an equal limit has left."""
@@ -240,20 +240,20 @@ class CompiledPreempt:
             victims = self._eligible(draft, row, claims.taken)
             until = draft.view.now_s + max(SHORTEST_CLAIM_S, STEPS_A_CLAIM_LASTS * _longest_step(draft.view, victims))
             moved = claims.migrations.clear(draft, row, victims, left, until, because)
-            if moved and self._preempt.limit is not None:
-                self._bucket.take(moved)
+            if moved:
+                self._bucket.take(moved, draft.view.now_s)
             if row not in draft.places:  # it waits for its block, and for nothing else
                 claims.by_winner.pop(draft.view.ids[row], None)
 
     def _free(self, draft: Draft, order: Ranking, claims: Claims) -> None:
         """Ranks for winners that have none."""
-        rows = self._unplaced(draft, order)
+        left = self._bucket.left(draft.view.now_s)
+        rows = self._unplaced(draft, order) if left >= 1 else ()
         if not len(rows):
             return
         truth, compared = (True, []) if self._when is None else self._when.evaluate(Frame(draft.tick, rows))
-        holding = rows.compress(np.broadcast_to(truth, rows.shape))
-        left = self._bucket.left(draft.view.now_s)
-        if left < 1 or not len(holding):
+        holding = rows.compress(spread(truth, rows.shape))
+        if not len(holding):
             return
         taken = claims.taken
         victims: list[Victim] | None = None  # the same for everybody until some are taken
@@ -297,7 +297,7 @@ class CompiledPreempt:
         self, draft: Draft, row: int, takings: Takings, taken: set[str], claims: Claims, because: Because
     ) -> None:
         """Take them for one winner."""
-        self._bucket.take(len(takings.caps))
+        self._bucket.take(len(takings.caps), draft.view.now_s)
         self._take(draft, row, takings.degree, takings.caps, claims, because)
         taken.update(draft.view.ids[victim] for victim in takings.caps)
         for victim in takings.demoted:

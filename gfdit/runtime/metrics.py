@@ -134,6 +134,14 @@ class Metrics:
     def _system_metrics(self) -> None:
         of = self.registry
         self._workers = Gauge("gfdit_workers_alive", "Workers that are ready.", registry=of)
+        self._out = Gauge("gfdit_workers_out", "Ranks that died too often and are not started again.", registry=of)
+        self._storage = Gauge("gfdit_storage_failing", "1 while requests cannot be written to disk.", registry=of)
+        self._ledger = Histogram(
+            "gfdit_ledger_fsync_seconds",
+            "Requests and their ends becoming durable, one fsync for all that waited (wall time).",
+            buckets=SHORT,
+            registry=of,
+        )
         self._restarts = Counter(
             "gfdit_worker_restarts", "Workers that were replaced, by why.", ["rank", "cause"], registry=of
         )
@@ -165,6 +173,15 @@ class Metrics:
 
     def journal_committed(self, seconds: float) -> None:
         self._commit.observe(seconds)
+
+    def ledger_committed(self, seconds: float) -> None:
+        """Requests, or their ends, were written to the ledger and are on disk."""
+        self._ledger.observe(seconds)
+
+    def stands(self, *, ranks_out: int, storage_failing: bool) -> None:
+        """What no event tells."""
+        self._out.set(ranks_out)
+        self._storage.set(storage_failing)
 
     # ---- the observer -----------------------------------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ from gfdit.policy.planner import CompiledPolicy
 from gfdit.policy.store import checked_program, load_policy, read_text
 from gfdit.policy.yardstick import edf_best_fit, jobs_of
 from gfdit.runtime.costfile import load_cost_model
+from gfdit.runtime.driver import evaluate_undisturbed
 from gfdit.runtime.geometry import Geometry
 from gfdit.sim.fleet import SimFleet, VirtualClock
 from gfdit.sim.generate import TEXT_TOKENS, single_gpu_s
@@ -210,6 +211,7 @@ class SteadyWorld:
     def _tick(self) -> None:
         self.policy.aside_ns = 0
         begin = time.thread_time_ns()
+        evaluate_undisturbed(self.scheduler, self.clock.now())  # as the driver does
         decision = self.scheduler.tick(self.clock.now())
         self.tick_ns.append(time.thread_time_ns() - begin - self.policy.aside_ns)
         if self.scheduler.policy_errors:

@@ -47,9 +47,9 @@ class _Backend(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to split and what to gather, in the form of diffusers' `_cp_plan`. `whole`: submodules (with wildcards) whose
-    attention has keys that are not split. `direct`: processors call torch's attention, all of it over the split sequence.
-    `mask`: what the masks of split attention are."""
+    """What to split and what to gather, in the form of diffusers' `_cp_plan`. `whole`: submodules (with wildcards)
+    whose attention has keys that are not split. `direct`: processors call torch's attention, all of it over the split
+    sequence. `mask`: what the masks of split attention are."""
 
     parts: Mapping[str, object]
     whole: tuple[str, ...] = ()
@@ -75,7 +75,7 @@ def install(transformer: torch.nn.Module) -> None:
     for name, module in transformer.named_modules():
         processor = getattr(module, "processor", None)
         whole = any(fnmatchcase(name, pattern) for pattern in plan.whole)
-        if hasattr(processor, "_parallel_config") and not whole:
+        if processor is not None and hasattr(processor, "_parallel_config") and not whole:
             processor._parallel_config = plan.mask
     for name, part in plan.parts.items():
         for module in _modules(transformer, name):

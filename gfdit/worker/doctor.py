@@ -44,12 +44,13 @@ def examine(loaded: Loaded, inputs: Mapping[str, Input] | None = None) -> list[C
     frames = {"num_frames": facts.frame_factor + 1} if facts.video else {}
     trial: dict[str, Input] = {"height": side, "width": side, "num_inference_steps": STEPS, **frames, **(inputs or {})}
     trials = [{"prompt": prompt, "seed": seed, **trial} for seed, prompt in enumerate(PROMPTS)]
+    size = f"{trial['width']} x {trial['height']}"
     try:
         whole = [_uninterrupted(intake, one) for one in trials]
     except Exception as error:  # whatever the model raises is the finding
         return [Check("runs", False, f"{type(error).__name__}: {error}")]
     return [
-        Check("runs", True, f"{len(whole)} {'videos' if facts.video else 'pictures'} of {side} x {side} pixels"),
+        Check("runs", True, f"{len(whole)} {'videos' if facts.video else 'pictures'} of {size} pixels"),
         _try("stepwise", lambda: _equal([_stepwise(intake, one) for one in trials], whole)),
         _try("through bytes", lambda: _equal([_carried(intake, one) for one in trials], whole)),
         _try("interleaved", lambda: _equal(_interleaved(intake, trials), whole)),
@@ -127,7 +128,7 @@ def _rerun(executor: Executor, inputs: Mapping[str, Input]) -> tuple[bool, str]:
 def _splits(loaded: Loaded, heads: int) -> Check:
     without = [type(model).__name__ for model in denoisers(loaded.pipe) if plan_of(model) is None]
     if without:
-        return Check("splits", False, f"{', '.join(without)} has no context-parallel plan: one rank a guidance branch")
+        return Check("splits", True, f"no, for want of a plan for {', '.join(without)}: one rank a guidance branch")
     return Check("splits", True, f"sequence parallel by plan, {heads} heads")
 
 

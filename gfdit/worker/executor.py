@@ -7,6 +7,7 @@ that failed on some member only, can be run again from where it started.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -28,11 +29,13 @@ from gfdit.worker.handover import hand_over
 from gfdit.worker.inputs import Intake
 from gfdit.worker.lanes import Traffic, formation
 from gfdit.worker.loading import Loaded, load, set_threads
+from gfdit.worker.memory import can_tile, one_kind, tiled
 from gfdit.worker.outputs import encode_output
 from gfdit.worker.tasks import ModelFacts, Task, TaskResult, split_state
 from gfdit.worker.trajectory import Mark, Replica, Trajectory
 
 TIMEOUT_S = 30.0
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -47,7 +50,7 @@ class Executor:
     """A model on a device, the trajectories this rank has a part of, and the way to the other ranks.
 
     `world` None: this rank works alone. `threads`: CPU threads of torch in this process. `timeout_s`: how long a
-    collective waits for members that are alive but do not come.
+    collective waits for members that are alive but do not come. `dtype`: see `load`.
     """
 
     def __init__(
@@ -58,9 +61,10 @@ class Executor:
         world: World | None = None,
         threads: int = 1,
         timeout_s: float = TIMEOUT_S,
+        dtype: str = "",
     ) -> None:
         set_threads(threads)
-        loaded = model if isinstance(model, Loaded) else load(model, device=device)
+        loaded = model if isinstance(model, Loaded) else load(model, device=device, dtype=dtype)
         self._world = world
         self._timeout_s = timeout_s
         self._replica = Replica(loaded.pipe)
@@ -105,8 +109,8 @@ class Executor:
         """Carry out this rank's part of a task.
 
         Raises InputError (the client's fault), StateError (the state is not here), TaskAborted, ModelError, a
-        CollectiveError, or whatever the model raises. Afterwards the trajectory is where it was before the step that
-        failed.
+        CollectiveError, MemoryError whatever the device calls it, or whatever the model raises. Afterwards the
+        trajectory is where it was before the step that failed.
         """
         rank = task.participants[0] if self._world is None else self._world.rank
         if rank not in task.participants:
@@ -118,7 +122,8 @@ class Executor:
             ready = time.perf_counter()
             result = TaskResult(task.epoch, task.request_id)
             if held is not None:
-                result = self._perform(task, held.trajectory, lease, traffic)
+                with one_kind():
+                    result = self._perform(task, held.trajectory, lease, traffic)
             if rank != task.members[0]:
                 result = replace(result, cold=None, hot=None, output=None)
         return replace(
@@ -213,16 +218,29 @@ class Executor:
                 self._denoise(task, trajectory, lease, traffic)
                 result = replace(result, hot=to_bytes(trajectory.hot()))
             case Stage.DECODE:
-                self._replica.decode(trajectory)
+                self._decode(trajectory)
             case Stage.FINALIZE:
                 if trajectory.stage is not Stage.DECODE:  # restored from a checkpoint, which is taken before decoding
-                    self._replica.decode(trajectory)
+                    self._decode(trajectory)
                 result = replace(result, output=encode_output(trajectory.state.values))
             case _:
                 raise ModelError(f"a worker has no stage `{task.stage}`")
         if task.stage in (Stage.ENCODE, Stage.PREPARE) and trajectory.cold is not None:
             result = replace(result, cold=to_bytes(trajectory.cold))
         return replace(result, done=trajectory.done, total=trajectory.total)
+
+    def _decode(self, trajectory: Trajectory) -> None:
+        """At once, or in tiles when there is not memory enough for that."""
+        pipe = self._replica.pipe
+        try:
+            with one_kind():
+                return self._replica.decode(trajectory)
+        except MemoryError as error:
+            if not can_tile(pipe):
+                raise
+            _log.warning("decoding ran out of memory and is done again in tiles: %s", error)
+        with tiled(pipe):
+            self._replica.decode(trajectory)
 
     def _denoise(self, task: Task, trajectory: Trajectory, lease: Lease | None, traffic: Traffic) -> None:
         total = trajectory.total

@@ -15,13 +15,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import diffusers
 import torch
 from diffusers.modular_pipelines.modular_pipeline import ModularPipeline
 from transformers.utils import logging as transformers_logging
 
 from gfdit.errors import ModelError
-from gfdit.worker.repairs import mend_wan
+from gfdit.models.folders import model_name
 from gfdit.worker.tasks import Input, Limits
+from gfdit.worker.trajectory import lacking, refuse_unsplittable
 
 INDEXES = ("modular_model_index.json", "model_index.json")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -34,6 +36,8 @@ _NOISE = (
     "`CLIPImageProcessor` requires torchvision",
     "`SiglipImageProcessor` requires torchvision",
 )
+# Ordinary pipelines whose blocks diffusers 0.42 has, and does not find.
+_UNMAPPED = {"HunyuanVideo15Pipeline": "HunyuanVideo15AutoBlocks"}
 # Names in defaults.json that differ from the pipeline's.
 _RENAMED = {"steps": "num_inference_steps"}
 
@@ -48,23 +52,28 @@ class Loaded:
     limits: Limits
 
 
-def load(folder: Path | str, *, device: str = "cpu", dtype: torch.dtype | None = None) -> Loaded:
+def load(folder: Path | str, *, device: str = "cpu", dtype: str = "") -> Loaded:
     """Load the pipeline in `folder`. Raises ModelError, naming the file and the fix, if that cannot be done.
 
-    `dtype` None: what defaults.json says, else float32 on a CPU and bfloat16 elsewhere.
+    `dtype`: a name of DTYPES; "": what defaults.json says, else float32 on a CPU and bfloat16 elsewhere.
     """
     folder = Path(folder)
     settings = _settings(folder)
     family = _index(folder).get("_class_name")
-    fallback = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
-    dtype = dtype or DTYPES.get(str(settings.get("dtype")), fallback)
+    fallback = "float32" if torch.device(device).type == "cpu" else "bfloat16"
+    wanted = dtype or settings.get("dtype") or fallback
+    if wanted not in DTYPES:
+        raise ModelError(f"{folder}: `dtype` must be one of {', '.join(DTYPES)}, not `{wanted}`")
     with quiet():
         try:
             pipe = _pipeline(folder, str(family))
-            pipe.load_components(dtype=dtype)
+            refuse_unsplittable(pipe)  # before its weights are read
+            pipe.load_components(dtype=DTYPES[str(wanted)])
         except (OSError, ValueError, AttributeError, ImportError) as error:
+            if str(error).startswith("No pipeline blocks could be resolved"):
+                raise _unknown(folder, str(family)) from error
             raise ModelError(f"{folder}: cannot load a `{family}`: {error}") from error
-        missing = [name for name in pipe.pretrained_component_names if getattr(pipe, name, None) is None]
+        missing = [name for name in lacking(pipe, ("prompt",)) if name in pipe.pretrained_component_names]
         if missing:
             raise ModelError(f"{folder}: components did not load: {', '.join(missing)}", hint="is the folder complete?")
         pipe.to(device)
@@ -74,7 +83,7 @@ def load(folder: Path | str, *, device: str = "cpu", dtype: torch.dtype | None =
     limits = {name: value for name in Limits.__dataclass_fields__ if isinstance(value := settings.pop(name, None), int)}
     settings.pop("dtype", None)
     defaults = {_RENAMED.get(name, name): value for name, value in settings.items()}
-    return Loaded(folder.name if folder.name != "checkpoint" else folder.parent.name, pipe, defaults, Limits(**limits))
+    return Loaded(model_name(folder), pipe, defaults, Limits(**limits))
 
 
 def set_threads(count: int) -> None:
@@ -109,9 +118,17 @@ def _pipeline(folder: Path, family: str) -> ModularPipeline:
         from gfdit.worker.guided_flux import GuidedFluxBlocks  # here, because importing Flux logs noise
 
         return GuidedFluxBlocks().init_pipeline(str(folder))
-    if family.startswith("Wan"):
-        mend_wan()
+    if family in _UNMAPPED:
+        return getattr(diffusers, _UNMAPPED[family])().init_pipeline(str(folder))
     return ModularPipeline.from_pretrained(str(folder))
+
+
+def _unknown(folder: Path, family: str) -> ModelError:
+    return ModelError(
+        f"{folder}: diffusers {diffusers.__version__} has no modular form of `{family}`, so it cannot be taken apart "
+        "into steps",
+        hint="docs/models/families.md lists the families that can",
+    )
 
 
 def _index(folder: Path) -> dict[str, object]:

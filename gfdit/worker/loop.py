@@ -7,8 +7,8 @@ from typing import Protocol, assert_never
 
 from gfdit.collectives import CollectiveTimeout, Key, LeaseFenced, PeerAborted, PeerDead, World
 from gfdit.errors import TaskAborted, WireError
-from gfdit.wire.messages import Code, Forget, Run, Shutdown, TaskDone, TaskFailed
-from gfdit.worker.line import Line
+from gfdit.wire.messages import Code, Forget, Ready, Run, Shutdown, TaskDone, TaskFailed
+from gfdit.worker.line import Line, Orphaned
 from gfdit.worker.tasks import Task, TaskResult
 from gfdit.worker.translate import done_of, endpoints_of, task_of
 
@@ -29,18 +29,26 @@ class Runner(Protocol):
     def drop(self, request_id: str) -> None: ...
 
 
-def serve(runner: Runner, world: World, line: Line) -> None:
-    """Until the controller says `Shutdown`."""
+def serve(runner: Runner, world: World, line: Line, ready: Ready) -> None:
+    """Until the controller says `Shutdown`. `ready`: what the next controller is told if this one is gone."""
     line.aborts.listen(runner.abort)
+    held: set[str] = set()  # requests that some state may be here of
     while True:
         message = line.inbox.get()
         match message:
             case Run():
                 line.busy_epoch = message.epoch
+                held.add(message.request_id)
                 _answer(line, _carry_out(message, runner, world, line))
                 line.busy_epoch = 0
             case Forget():
                 runner.drop(message.request_id)
+                held.discard(message.request_id)
+            case Orphaned():
+                for request_id in held:
+                    runner.drop(request_id)
+                held.clear()
+                line.send(ready)
             case Shutdown():
                 return
             case _:

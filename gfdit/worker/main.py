@@ -25,7 +25,9 @@ class WorkerSpec:
     """What every worker of a fleet is: text and numbers, so that any way of starting processes can carry it.
 
     `model`: folder of the pipeline (not for emulated devices). `cost_model`, `time_scale`: the table of an emulated
-    device, as JSON, and how many of its seconds pass in one of ours. `threads`: CPU threads a rank.
+    device, as JSON, and how many of its seconds pass in one of ours. `threads`: CPU threads a rank. `dtype`:
+    what the model computes in, "": its default. `grace_s`: how long a worker whose controller is gone waits for
+    another one, with its model loaded; 0: it ends with it.
     """
 
     device: str
@@ -34,6 +36,8 @@ class WorkerSpec:
     time_scale: float = 1.0
     heartbeat_s: float = 1.0
     threads: int = 1
+    dtype: str = ""
+    grace_s: float = 0.0
 
     def __post_init__(self) -> None:
         if self.device not in DEVICES:
@@ -55,7 +59,7 @@ def run_worker(spec: WorkerSpec, rank: int, incarnation: int, identity: bytes, a
         os.setsid()
     Path("/proc/self/comm").write_text(f"gfdit-rank-{rank}")  # what `ps` and `pkill` call it; 15 characters at most
     _redirect_output(log_file)
-    line = Line(address, identity, spec.heartbeat_s)
+    line = Line(address, identity, spec.heartbeat_s, spec.grace_s)
     line.start()
     line.send(Hello(os.getpid()))
     world = World.create(rank=rank, incarnation=incarnation)
@@ -66,8 +70,9 @@ def run_worker(spec: WorkerSpec, rank: int, incarnation: int, identity: bytes, a
             said = str(error) if isinstance(error, GfditError) else f"{type(error).__name__}: {error}"
             line.send(Unfit(said[:MESSAGE_CHARS]))
             raise
-        line.send(Ready(endpoint_to_wire(world.endpoint), facts))
-        serve(runner, world, line)
+        ready = Ready(endpoint_to_wire(world.endpoint), facts)
+        line.send(ready)
+        serve(runner, world, line, ready)
         line.send(Goodbye())
     finally:
         line.close()
@@ -84,7 +89,7 @@ def _runner(spec: WorkerSpec, rank: int, world: World, line: Line) -> tuple[Runn
     from gfdit.worker.executor import Executor
 
     tqdm.set_lock(threading.RLock())  # by default a named semaphore, which would outlive a worker that is killed
-    executor = Executor(spec.model, device=_device(spec, rank), world=world, threads=spec.threads)
+    executor = Executor(spec.model, device=_device(spec, rank), world=world, threads=spec.threads, dtype=spec.dtype)
     return executor, facts_to_wire(executor.describe())
 
 

@@ -1,6 +1,7 @@
 """Defects of the supported diffusers versions that keep a family from running, mended where they are.
 
-Each repair names what it mends; when a version without the defect becomes the oldest supported one, it goes.
+Each repair names what it mends; when a version without the defect becomes the oldest supported one, it goes. They are
+made once a process, when a family is first run, however its pipeline came to be.
 """
 
 from __future__ import annotations
@@ -8,9 +9,31 @@ from __future__ import annotations
 from functools import wraps
 
 import torch
+from diffusers.modular_pipelines.modular_pipeline import ModularPipeline
 
 
-def mend_wan() -> None:
+def mend(family: str) -> None:
+    """Make the repairs that a family of diffusers' (`model_name` of its blocks) needs."""
+    match family:
+        case "ltx":
+            from diffusers import LTXModularPipeline
+
+            _mend_unguided(LTXModularPipeline)
+        case "hunyuan-video-1.5":
+            from diffusers import HunyuanVideo15ModularPipeline
+
+            _mend_unguided(HunyuanVideo15ModularPipeline)
+        case _ if family.startswith("wan"):
+            _mend_wan()
+
+
+def _mend_unguided(pipeline: type[ModularPipeline]) -> None:
+    """diffusers 0.42: the text encoders of LTX and HunyuanVideo 1.5 leave out the negative prompt of an unguided
+    request, and later blocks require it of all requests. It encodes one that nobody looks at."""
+    pipeline.requires_unconditional_embeds = property(lambda self: True)
+
+
+def _mend_wan() -> None:
     """diffusers 0.42: `WanTextEncoderStep.encode_prompt` reads a variable that it only sets for guided requests, and
     later blocks require it of all requests. An unguided one encodes a negative prompt that nobody looks at."""
     from diffusers.modular_pipelines.wan.encoders import WanTextEncoderStep  # here: it imports what only Wan needs

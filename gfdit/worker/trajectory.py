@@ -12,7 +12,7 @@ Knows diffusers' modular API and nothing of groups, tasks or messages.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -25,10 +25,12 @@ from diffusers.modular_pipelines.modular_pipeline import (
     PipelineState,
 )
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from PIL import Image
 
 from gfdit.core.work import Stage
 from gfdit.errors import ModelError, StateError
 from gfdit.worker.codec import pack, unpack
+from gfdit.worker.repairs import mend
 from gfdit.worker.snapshot import Snapshot
 
 #: Families whose loop carries state between iterations outside the pipeline state.
@@ -170,19 +172,32 @@ class Mark:
         trajectory.cold, trajectory.cold_id, trajectory.base = self.cold, self.cold_id, self.base
 
 
+def refuse_unsplittable(pipe: ModularPipeline) -> str:
+    """The pipeline's family. Raises ModelError if it is one whose steps cannot be told apart."""
+    family = str(pipe._blocks.model_name or type(pipe).__name__)
+    if family in UNSPLITTABLE:
+        raise ModelError(
+            f"the loop of family `{family}` keeps state between steps that it does not show",
+            hint="this family cannot be split into steps; run it whole, or use another",
+        )
+    return family
+
+
+def lacking(pipe: ModularPipeline, given: Iterable[str]) -> list[str]:
+    """Components that requests with these inputs need, and that the pipeline was loaded without."""
+    parts = pipe.blocks.get_execution_blocks(**dict.fromkeys(given, True)).expected_components
+    return [part.name for part in parts if getattr(pipe, part.name, None) is None]
+
+
 class Replica:
     """One loaded pipeline and what is worth keeping between its trajectories."""
 
     def __init__(self, pipe: ModularPipeline) -> None:
-        family = pipe._blocks.model_name or type(pipe).__name__
-        if family in UNSPLITTABLE:
-            raise ModelError(
-                f"the loop of family `{family}` keeps state between steps that it does not show",
-                hint="this family cannot be split into steps; run it whole, or use another",
-            )
         self.pipe = pipe
-        self.family = str(family)
+        self.family = refuse_unsplittable(pipe)
+        mend(self.family)
         self._inputs = tuple(pipe._blocks.inputs)
+        self.takes_image = "image" in self.input_names and not lacking(pipe, ("prompt", "image"))
         self._stateful = {
             name: component
             for name, component in pipe.components.items()
@@ -238,6 +253,9 @@ class Replica:
     def encode(self, trajectory: Trajectory, cold_id: int) -> None:
         """Prompts to embeddings. `cold_id` numbers the cold state that this leaves."""
         self._leaves(trajectory, self._division(trajectory).encode, Stage.ENCODE)
+        for name, value in trajectory.state.values.items():
+            if isinstance(value, Image.Image):  # encoded by now, and not a value that travels
+                trajectory.state.values[name] = None
         trajectory.rebase(cold_id)
 
     def prepare(self, trajectory: Trajectory, cold_id: int) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gfdit.cli.prepare import cost_file, model_name, prepare, profile_path
+from gfdit.cli.prepare import cost_file, prepare, profile_path
 from gfdit.cli.results import Pictures
 from gfdit.cli.shipped import find_cost, find_workload
 from gfdit.config import Device, Environment, RunConfig, parse_size, parse_workers
@@ -15,6 +15,7 @@ from gfdit.core.work import Request
 from gfdit.errors import CostModelError, UsageError
 from gfdit.live.results import Progress, Status, Ticket
 from gfdit.models import embedded_model_path
+from gfdit.models.folders import model_name
 from gfdit.models.shapes.vocabulary import BACKGROUNDS, COLOURS, COUNTS, SHAPES, SIZES
 from gfdit.runtime.geometry import tokens_of
 from gfdit.runtime.workload import load_workload

@@ -8,7 +8,7 @@ from functools import reduce
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from gfdit.lang import Source, nodes, parse
@@ -22,6 +22,7 @@ from gfdit.policy.compile import Compiler
 from gfdit.policy.ranges import RANGES
 from gfdit.policy.store import checked_program
 from gfdit.policy.vocabulary import schema
+from tests.lang.programs import exprs
 from tests.policy.texts import CHEAPEST, SINGLE
 from tests.policy.worlds import random_world
 
@@ -111,7 +112,7 @@ def value(node: nodes.Expr, known: dict[str, float]) -> float:
     raise TypeError(type(node).__name__)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.recursive(atoms, larger, max_leaves=8), st.data())
 def test_a_value_lies_in_its_interval(node: nodes.Expr, data: st.DataObject) -> None:
     known, declared = {}, {}
@@ -153,6 +154,16 @@ def test_conditions_are_true_false_or_open() -> None:
     wanted = {"a >= 0": TRUE, "a < 0": FALSE, "a < 1": EITHER, "x >= 0 - x": EITHER, "not (a > 1)": TRUE}
     wanted |= {"a > 2 or a >= 0": TRUE, "a > 2 and nobody": FALSE, "a in {2, 3}": FALSE, "x != x": EITHER}
     assert {text: ranges.of(expression(text)) for text in wanted} == wanted
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(exprs)
+@example(expression("1 / (not 7)"))
+@example(expression("1e308 * 1e9 - 1e308 * 1e9"))
+def test_nonsense_has_an_interval_too(node: nodes.Expr) -> None:
+    """Of a policy that does not check: no end is below the other, and none is a NaN."""
+    found = Ranges(RANGES, {}).of(node)
+    assert found.low <= found.high
 
 
 # ---- the vocabulary against worlds ----------------------------------------------------------------------------------
@@ -243,7 +254,7 @@ def test_what_policies_compute_lies_in_its_interval() -> None:
     pick = random.Random(20)
     ranges = background(parse(Source("policy p version 1")).tree, _scope(), ()).ranges
     seen = 0
-    for seed in range(150):
+    for seed in range(80):
         texts = [random_number(pick, 3) for _ in range(4)]
         lets = "\n".join(f"let x{n} = {text}" for n, text in enumerate(texts))
         try:
@@ -258,7 +269,7 @@ def test_what_policies_compute_lies_in_its_interval() -> None:
             for one in found[f"x{n}"].tolist():
                 seen += 1
                 assert interval.holds(float(one)), (seed, text, one, interval)
-    assert seen > 1000
+    assert seen > 500
 
 
 def _scope():  # type: ignore[no-untyped-def]

@@ -91,6 +91,12 @@ def test_fmt_takes_files_of_tests(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert f"{path}:3:3: error[P001]: unexpected `cluser`" in capsys.readouterr().err
 
 
+def test_a_file_of_tests_belongs_to_its_policy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, "mine.pol", GOOD)
+    assert main(["check", write(tmp_path, "mine_test.pol", 'test "t" { cluster 1 gpu }')]) == 2
+    assert "holds the tests of `mine.pol`" in capsys.readouterr().err
+
+
 CLUSTER = """\
 nodes = [8, 4]
 gpu_mem = "24 GiB"

@@ -361,7 +361,7 @@ def test_a_rank_that_keeps_dying_is_taken_out() -> None:
         system.run([log, first, second])
         assert_all_complete_and_equal(tickets, COST)
         assert system.fleet.supervisor.out == (1,)
-        assert len(log.lost) == 2
+        assert len(log.lost) == 2 and log.lost[1].cause.endswith("died too often and is not started again")
 
 
 def test_restart_rule() -> None:

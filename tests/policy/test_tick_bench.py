@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 
 import pytest
 
 from gfdit.cli.app import main
+from gfdit.core.proposal import Proposal
+from gfdit.core.view import View
 from gfdit.policy.store import load_policy
 from gfdit.sim.tickbench import CELLS, POLICIES, WARMUP_S, WINDOW_S, Measured, SteadyWorld, shipped_cost
 
@@ -45,3 +48,16 @@ def test_the_measured_world_is_steady_and_busy(name: str) -> None:
     assert sum(busy) / len(busy) > 0.8 * 16, f"{name}: busy GPUs tick by tick: {busy}"
     assert min(live) > 150 - 8, f"{name}: live requests tick by tick: {live}"  # those that ended arrive anew
     assert 0 < sum(policy.placed) < 20 * 8, f"{name}: placed tick by tick: {policy.placed}"
+
+
+def test_no_garbage_is_collected_while_a_policy_is_asked() -> None:
+    collecting: list[bool] = []
+
+    class Watching(Measured):
+        def plan(self, view: View) -> Proposal:
+            collecting.append(gc.isenabled())
+            return super().plan(view)
+
+    world = SteadyWorld(Watching(load_policy("fcfs").program), 20, 4, shipped_cost())
+    world.move_on(WINDOW_S)
+    assert collecting and not any(collecting) and gc.isenabled()

@@ -66,6 +66,8 @@ AFTER = (
     "guard few: queued(any) < 5 else fallback",
     "tick every 300ms on arrival, stage_end",
     "preempt for small when slack(sp_best) < 1s from large by slack(sp_best) desc do shrink to 1 gpu else pause",
+    "preempt for small from large do demote limit 4 per 2s",
+    "preempt for large from small do migrate else pause",
 )
 
 

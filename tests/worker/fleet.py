@@ -8,6 +8,8 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+import torch
+
 from gfdit.worker.tasks import Input, Task, TaskResult
 
 if TYPE_CHECKING:
@@ -34,13 +36,18 @@ def _serve(rank: int, family: str, pipe: Connection) -> None:
                 name, arguments = pipe.recv()
             except EOFError:
                 return
+            if name == "use":
+                executor = Executor(build(*arguments), world=world)
+                faults = Faults(executor)
+                pipe.send((True, None))
+                continue
             try:
                 pipe.send((True, getattr(faults if name in FAULTS else executor, name)(*arguments)))
             except Exception as error:
                 pipe.send((False, f"{type(error).__name__}: {error}"))
 
 
-FAULTS = ("break_after", "abort_after")
+FAULTS = ("break_after", "abort_after", "starve_after", "starve_decoder")
 
 
 class Faults:
@@ -56,6 +63,20 @@ class Faults:
     def abort_after(self, calls: int, epoch: int, reason: str) -> None:
         """Abort the running epoch, as another thread would."""
         self._after(calls, lambda: self._executor.abort(epoch, reason))
+
+    def starve_after(self, calls: int) -> None:
+        """Run out of memory, in the words of a CPU tensor that cannot be made."""
+        self._after(calls, lambda: torch.empty(1 << 50))
+
+    def starve_decoder(self, also_in_tiles: bool) -> None:
+        """From now on decoding runs out of memory as on a GPU, unless it is done in tiles, or even then."""
+        vae = self._executor.intake.replica.pipe.vae
+
+        def hook(*_: object) -> None:
+            if also_in_tiles or not vae.use_tiling:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.\nThis is not real.")
+
+        vae.decoder.register_forward_pre_hook(hook)
 
     def _fail(self) -> None:
         raise RuntimeError("broken on purpose")
@@ -131,6 +152,11 @@ class Fleet:
         done, value = self._receive(rank)
         assert done, value
         return value
+
+    def use(self, family: str) -> None:
+        """Give every rank another tiny model."""
+        for rank in range(len(self._pipes)):
+            self.call(rank, "use", family)
 
     def break_after(self, rank: int, calls: int) -> None:
         """Make a rank raise in the middle of its `calls`-th prediction from now."""

@@ -228,24 +228,3 @@ def test_too_few_tokens_for_the_group_are_reported(fleet: Fleet) -> None:
     cold = start(fleet, "few", tiny)
     outcomes = fleet.outcomes("few", "denoise", (0, 1, 2), parallel=Parallel(ulysses=3), restore=join_state(cold))
     assert any("2 tokens cannot be split over 3 ranks" in str(outcome) for outcome in outcomes.values())
-
-
-@pytest.mark.parametrize("family", ["qwen", "sd3", "wan"])
-def test_other_families_travel_too(family: str) -> None:
-    if family == "wan":
-        pytest.importorskip("ftfy", reason="diffusers needs it for Wan's prompts")
-    inputs = {"prompt": PROMPT, "height": 64, "width": 48, "seed": 3, "guidance_scale": 4.0, "num_inference_steps": 4}
-    if family == "wan":
-        inputs["num_frames"] = 5
-    journey = [
-        ((0, 1), Parallel(ulysses=2)),
-        ((2, 1, 0), Parallel(ring=3)),
-        ((1, 2), Parallel(cfg=2)),
-        ((0,), Parallel()),
-    ]
-    with Fleet(3, family) as fleet:
-        cold, expected, _ = fleet.serial("serial", inputs)
-        for step, (ranks, parallel) in enumerate(journey):
-            how = {"sources": journey[step - 1][0]} if step else {"restore": join_state(cold)}
-            results = fleet.run("journey", "denoise", ranks, first_step=step, parallel=parallel, **how)
-        assert np.abs(latents(results[0].hot) - latents(expected)).max() < 1e-4

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import diffusers
+import numpy as np
 import pytest
 import torch
 from diffusers import FluxPipeline
@@ -16,7 +18,8 @@ from diffusers import FluxPipeline
 import gfdit.models.shapes
 from gfdit.errors import ModelError
 from gfdit.worker.executor import Executor
-from gfdit.worker.loading import load, quiet
+from gfdit.worker.facts import denoisers
+from gfdit.worker.loading import Loaded, load, quiet
 from gfdit.worker.tasks import Task
 from tests.worker.tiny import PROMPT, build
 
@@ -99,6 +102,71 @@ def test_damaged_folders_name_the_file(folder: Path, tmp_path: Path, name: str, 
         (tmp_path / name).write_text(text)
     with pytest.raises(ModelError, match=message):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        ("HeliosPipeline", "family `helios` keeps state between steps that it does not show"),
+        ("PixArtSigmaPipeline", "has no modular form of `PixArtSigmaPipeline`, so it cannot be taken apart into steps"),
+    ],
+)
+def test_families_that_cannot_be_stepped_are_refused_before_their_weights(
+    tmp_path: Path, family: str, message: str
+) -> None:
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": family}))
+    with pytest.raises(ModelError, match=message):
+        load(tmp_path)
+
+
+def test_the_type_is_asked_for_or_the_folders(folder: Path) -> None:
+    assert load(folder).pipe.transformer.dtype == torch.float32
+    assert load(folder, dtype="bfloat16").pipe.transformer.dtype == torch.bfloat16
+    with pytest.raises(ModelError, match="`dtype` must be one of float32, bfloat16, float16, not `int8`"):
+        load(folder, dtype="int8")
+
+
+ORDINARY = {
+    "flux2": ("Flux2KleinPipeline", {"is_distilled": False}),
+    "hunyuan": ("HunyuanVideo15Pipeline", {}),
+    "ltx": ("LTXPipeline", {}),
+    "qwen": ("QwenImagePipeline", {}),
+    "sd3": ("StableDiffusion3Pipeline", {}),
+    "wan": ("WanPipeline", {}),
+    "wan22": ("WanPipeline", {"boundary_ratio": 0.875}),
+    "z-image": ("ZImagePipeline", {}),
+}
+
+
+@pytest.mark.parametrize("family", ORDINARY)
+def test_ordinary_pipelines_load_as_their_modular_form(tmp_path: Path, family: str) -> None:
+    """As hubs keep them: the same weights make the same latents."""
+    name, configs = ORDINARY[family]
+    kind = getattr(diffusers, name)
+    made = build(family)
+    parts = {part: made.pipe.components[part] for part in kind._get_signature_types() if part in made.pipe.components}
+    with quiet():
+        kind(**parts, **configs).save_pretrained(tmp_path)
+    loaded = load(tmp_path)
+    assert type(loaded.pipe._blocks) is type(made.pipe._blocks)
+    assert len(denoisers(loaded.pipe)) == len(denoisers(made.pipe))
+    if family == "hunyuan":  # only the tiny one, not its folder, says that it has fewer text tokens
+        loaded.pipe.__class__ = type(made.pipe)
+    # Weights that were read from a file lie elsewhere in memory, and vector units round by where things lie.
+    np.testing.assert_allclose(_latents(loaded), _latents(made), atol=1e-4)
+
+
+def _latents(loaded: Loaded) -> np.ndarray:
+    executor = Executor(loaded)
+    facts = executor.describe()
+    size = {"height": 4 * facts.token_height, "width": 4 * facts.token_width}
+    frames = {"num_frames": facts.frame_factor + 1} if facts.video else {}
+    inputs = {"prompt": PROMPT, "num_inference_steps": 2, "max_sequence_length": 16, **size, **frames}
+    known = {name: value for name, value in inputs.items() if name in executor.intake.names()}
+    executor.run(Task(1, "r", "encode", (0,), inputs=known))
+    executor.run(Task(2, "r", "prepare", (0,)))
+    executor.run(Task(3, "r", "denoise", (0,), steps=2))
+    return executor._held["r"].trajectory.state.values["latents"].numpy()
 
 
 @pytest.mark.skipif(not (EMBEDDED / "model_index.json").is_file(), reason="the embedded checkpoint is not here")

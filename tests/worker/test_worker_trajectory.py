@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 
 import av
@@ -20,20 +19,10 @@ from gfdit.worker.outputs import FPS, encode_output
 from gfdit.worker.snapshot import Snapshot
 from gfdit.worker.tasks import Task, join_state
 from gfdit.worker.trajectory import Replica
-from tests.worker.tiny import FAMILIES, PROMPT, build
+from tests.worker.tiny import PROMPT, build
 
 torch.set_num_threads(1)
 SIZE = {"height": 32, "width": 48}
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_families_conform(family: str) -> None:
-    if family == "wan" and importlib.util.find_spec("ftfy") is None:
-        pytest.skip("diffusers needs ftfy for Wan's prompts")
-    frames = {"num_frames": 5} if family == "wan" else {}
-    checks = examine(build(family), frames)
-    assert [check.name for check in checks] == ["runs", "stepwise", "through bytes", "interleaved", "rerun", "splits"]
-    assert [check for check in checks if not check.passed] == []
 
 
 def test_the_doctor_reports_what_a_broken_model_raises() -> None:

@@ -29,9 +29,7 @@ def _wan_transformer() -> WanTransformer3DModel:
 
 def _wan_parts() -> dict[str, object]:
     return {
-        "scheduler": UniPCMultistepScheduler(
-            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
-        ),
+        "scheduler": UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
         "transformer": _wan_transformer(),
         "vae": AutoencoderKLWan(
             base_dim=4,

@@ -105,11 +105,9 @@ class Meter:
 
 
 def _steps(exposition: str) -> int:
-    return round(
-        sum(
-            sample.value
-            for family in text_string_to_metric_families(exposition)
-            for sample in family.samples
-            if sample.name == STEPS and sample.labels.get("stage") == STAGE
-        )
-    )
+    """0 for what is no exposition: another's server."""
+    try:
+        samples = [sample for family in text_string_to_metric_families(exposition) for sample in family.samples]
+    except ValueError:
+        return 0
+    return round(sum(one.value for one in samples if one.name == STEPS and one.labels.get("stage") == STAGE))
