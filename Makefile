@@ -7,7 +7,7 @@ endif
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help run test lint wheel docs profile fuzz clean
+.PHONY: help run test lint wheel docs profile fuzz faults clean
 
 help:
 	@echo 'make run      serve examples/mixed.jsonl under policies/slo.pol; pictures and report in out/'
@@ -17,6 +17,7 @@ help:
 	@echo 'make docs     the reference pages that are made from code'
 	@echo 'make profile  measure the embedded model on this machine'
 	@echo 'make fuzz     100,000 generated programs and as many random texts through the policy language'
+	@echo 'make faults   break real systems some 2,000 times: docs/reference/faults.md (an hour)'
 
 # torch first and alone: it is the one big download, and a change elsewhere must not repeat it.
 $(READY): pyproject.toml constraints.txt
@@ -50,6 +51,9 @@ profile: $(READY)
 
 fuzz: $(READY)
 	$(BIN)/python -m tests.support.fuzz --programs 100000 --strings 100000 --mutants 10000
+
+faults: $(READY)
+	$(BIN)/gfdit bench faults --page docs/reference/faults.md
 
 clean:
 	rm -rf .venv build dist out

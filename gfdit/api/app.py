@@ -8,7 +8,7 @@ from fastapi import FastAPI, Query, Request
 from fastapi.responses import Response
 
 from gfdit import __version__
-from gfdit.api import policies, site, videos
+from gfdit.api import commands, policies, site, videos
 from gfdit.api.document import describe
 from gfdit.api.errors import ApiError, install, shutting_down
 from gfdit.api.feed import StatusFeed
@@ -41,6 +41,7 @@ def create_app(
         videos.install(app, films)
     if control is not None:
         policies.install(app, control)
+        commands.install(app, service, control.tokens)
     describe(app)
     return app
 

@@ -75,7 +75,7 @@ class Switchback(BaseModel):
 def install(app: FastAPI, control: Control) -> None:
     """Give `app` the commands."""
     rollout = control.rollout
-    guard = [Depends(_Guard(control.tokens))]
+    guard = [Depends(Guard(control.tokens))]
 
     async def told(command: Callable[[], object]) -> Response:
         """Carry it out in a thread of its own; the answer is how things are then."""
@@ -127,7 +127,7 @@ def _described(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"content": content, "required": True}}
 
 
-class _Guard:
+class Guard:
     """Lets operators through. Raises ApiError for everybody else."""
 
     def __init__(self, tokens: Sequence[str]) -> None:
@@ -158,7 +158,7 @@ class _Guard:
         elif _host_of(request.headers.get("host", "")) not in LOOPBACK:
             why = "under another machine's name"
         if why is not None:
-            text = f"commands about the policy are taken from this machine only, and this one came {why}"
+            text = f"commands are taken from this machine only, and this one came {why}"
             raise ApiError(403, "forbidden", f"{text}; `gfdit run --admin-token-file` lets others in", retry=False)
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
+from gfdit.errors import StorageFull
+
 JobStatus = Literal["queued", "in_progress", "completed", "failed"]
 KEEP_S = 24 * 3600.0
 _TABLE = """
@@ -82,8 +84,14 @@ class VideoStore:
         return int(most) + 1
 
     def put(self, video: Video) -> None:
-        """Add it, or replace what is known of it. On disk when this returns."""
+        """Add it, or replace what is known of it. On disk when this returns. Raises StorageFull."""
         values = [getattr(video, field.name) for field in fields(Video)]
+        try:
+            self._put(values)
+        except sqlite3.OperationalError as error:
+            raise StorageFull(f"cannot write to disk: {error}") from None
+
+    def _put(self, values: list[object]) -> None:
         with self._lock:
             self._base.execute(f"INSERT OR REPLACE INTO videos ({_COLUMNS}) VALUES ({_MARKS})", values)
 

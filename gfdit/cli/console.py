@@ -11,17 +11,19 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
 from rich.console import Console as Terminal
 from rich.live import Live
 
 from gfdit.cli.frame import Frame, draw
+from gfdit.cli.keys import Controls, reading
 from gfdit.cli.notes import describe
 from gfdit.core.events import Event
 from gfdit.core.scheduler import Decision, Scheduler
 from gfdit.runtime.standing import standing
+from gfdit.runtime.status import WINDOWS_S, Ends
 from gfdit.runtime.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -34,7 +36,8 @@ WINDOW_S = 60.0
 @dataclass(frozen=True, slots=True)
 class ConsoleHeader:
     """What does not change during a run. `ranks`: how many workers there will be; `hint`: the last line, e.g. how to
-    send a request; `window_s`: how far back the strip reaches, in the clock's seconds."""
+    send a request; `window_s`: how far back the strip reaches, in the clock's seconds. `attainment`: shares on time
+    within the last 1, 5 and 15 minutes, where they are known."""
 
     model: str
     policy: str
@@ -43,6 +46,7 @@ class ConsoleHeader:
     device: str = ""
     hint: str = ""
     window_s: float = WINDOW_S
+    attainment: tuple[float | None, ...] = ()
 
 
 class RunConsole(Protocol):
@@ -63,7 +67,8 @@ class RunConsole(Protocol):
 
 class Console:
     """The full screen. `now`: the driver's clock, so that running steps grow between ticks (else the latest tick's
-    time); `scheduler`: for slack and reasons to wait, read only. Leaving prints the last frame as ordinary output."""
+    time); `scheduler`: for slack and reasons to wait, read only; `cancel`: ends a request, when a key asks for it.
+    Leaving prints the last frame as ordinary output."""
 
     def __init__(
         self,
@@ -73,8 +78,11 @@ class Console:
         now: Callable[[], int] | None = None,
         ascii: bool = False,
         stream: TextIO | None = None,
+        cancel: Callable[[str], None] | None = None,
     ) -> None:
         self.header = header
+        self.controls = Controls(may_cancel=cancel is not None)
+        self._cancel, self._ends = cancel, Ends()
         self.timeline = Timeline(
             header.ranks,
             keep_s=1.25 * header.window_s,
@@ -92,6 +100,7 @@ class Console:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._refresh, name="console", daemon=True)
         self._live: Live | None = None
+        self._keys = False  # whether somebody can press any
 
     def __enter__(self) -> Self:
         self._live = Live(
@@ -114,6 +123,7 @@ class Console:
     def record(self, now: int, events: Sequence[Event], decision: Decision, tick_seconds: float) -> None:
         with self._lock:
             self.timeline.record(now, events, decision, tick_seconds)
+            self._ends.record(now, decision)
 
     def say(self, text: str) -> None:
         self.message = text
@@ -125,10 +135,15 @@ class Console:
             if self._clock is not None and self.timeline.began is not None and not closing:
                 now = max(now, self._clock())
             scheduler = self._scheduler
+            header = self.header
+            if self._keys and not closing:
+                shares = tuple(self._ends.within(seconds, now).share for seconds in WINDOWS_S)
+                header = replace(header, attainment=shares, hint=f"{header.hint}; ? for keys".lstrip("; "))
             return draw(
-                self.timeline, self.header, now, width, height,
+                self.timeline, header, now, width, height,
                 look=lambda request_id: None if scheduler is None else standing(scheduler, request_id, now),
                 ascii_only=self._ascii, message=self.message, closing=closing,
+                controls=None if closing else self.controls,
             )  # fmt: skip
 
     def redraw(self) -> None:
@@ -138,8 +153,26 @@ class Console:
             self._live.update(self.frame(size.width, size.height), refresh=True)
 
     def _refresh(self) -> None:
-        while not self._stopping.wait(1 / FRAMES_PER_S):
-            self.redraw()
+        with reading() as keys:
+            self._keys = keys.here
+            while not self._stopping.is_set():
+                if keys.here:
+                    for key in keys.wait(1 / FRAMES_PER_S):
+                        self._pressed(key)
+                elif self._stopping.wait(1 / FRAMES_PER_S):
+                    break
+                self.redraw()
+
+    def _pressed(self, key: str) -> None:
+        self.message = ""
+        action = self.controls.press(key)
+        if action is None:
+            return
+        if action.cancel is None:
+            self.message = "Ctrl-C ends the run"  # which a key that is hit by mistake must not
+        elif self._cancel is not None:
+            self._cancel(action.cancel)
+            self.message = f"{action.cancel} is cancelled"
 
 
 class PlainLog:
@@ -195,12 +228,13 @@ def make_console(
     ascii: bool = False,
     plain: bool | None = None,
     stream: TextIO | None = None,
+    cancel: Callable[[str], None] | None = None,
 ) -> RunConsole:
     """The full screen on a terminal, plain lines elsewhere (or as `plain` says)."""
     out = stream or sys.stdout
     if plain if plain is not None else not out.isatty():
         return PlainLog(header, scheduler=scheduler, ascii=ascii, stream=out)
-    return Console(header, scheduler=scheduler, now=now, ascii=ascii, stream=out)
+    return Console(header, scheduler=scheduler, now=now, ascii=ascii, stream=out, cancel=cancel)
 
 
 __all__ = ["Console", "ConsoleHeader", "PlainLog", "RunConsole", "make_console"]

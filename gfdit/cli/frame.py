@@ -6,7 +6,7 @@ strip gets the room it needs up to three fifths of what is left; then events get
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,8 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
-from gfdit.cli import strip
+from gfdit.cli import panes, strip
+from gfdit.cli.keys import Controls, Mode, Pane
 from gfdit.cli.notes import STYLES, clause
 from gfdit.core.lifecycle import TERMINAL, State
 from gfdit.core.work import Stage
@@ -82,8 +83,18 @@ def strip_room(height: int) -> int:
     return max(1, max(3, height - 6) * 3 // 5)
 
 
-def share_out(height: int, ranks: int, plan_lines: Callable[[int], int]) -> Rooms:
-    """`plan_lines(room)`: lines that the strip takes of `room`. Header (2), axis, titles (2) and hint are fixed."""
+def share_out(height: int, ranks: int, plan_lines: Callable[[int], int], pane: Pane = Pane.ALL) -> Rooms:
+    """`plan_lines(room)`: lines that the strip takes of `room`. Header (2), axis, titles (2) and hint are fixed; one
+    part that has the screen for itself needs less."""
+    match pane:
+        case Pane.RANKS:
+            return Rooms(plan_lines(max(1, height - 4)), 0, 0)
+        case Pane.REQUESTS:
+            return Rooms(0, max(1, height - 4), 0)
+        case Pane.EVENTS:
+            return Rooms(0, 0, max(1, height - 4))
+        case Pane.ALL:
+            pass
     free = max(3, height - 6)
     taken = plan_lines(strip_room(height))
     events = max(1, min(12, (free - taken) // 3))
@@ -101,31 +112,52 @@ def draw(
     ascii_only: bool = False,
     message: str = "",
     closing: bool = False,
+    controls: Controls | None = None,
 ) -> Frame:
-    """The whole screen. `look` tells how a live request stands, if anyone knows; `message` takes the hint's place."""
+    """The whole screen. `look` tells how a live request stands, if anyone knows; `message` takes the hint's place.
+    `controls`: what the keys say is to be shown; they learn which requests are."""
+    header = replace(header, window_s=shown_window(header.window_s, now - (timeline.began or 0)))
+    pen = _Pen(timeline, header, now, width, look, ascii_only, controls or Controls())
+    lines = [pen.line(pen.identity()), pen.line(pen.figures())]
+    room = max(1, height - len(lines) - (not closing))
+    match pen.controls.mode:
+        case Mode.HELP:
+            lines += [pen.line(row) for row in panes.help_lines(width, room)]
+        case Mode.DETAIL:
+            life = timeline.lives.get(pen.controls.selected or "")
+            rows = panes.detail_lines(timeline, life, look, now, width, room, ascii_only)
+            lines += [pen.line(row) for row in rows]
+        case _:
+            lines += _parts(pen, height)
+    if not closing:
+        lines = lines[: height - 1] + [pen.line(Text("")) for _ in range(height - 1 - len(lines))]
+        lines.append(pen.line(pen.last(message)))
+    return Frame(tuple(tuple(line) for line in lines[:height]))
+
+
+def _parts(pen: _Pen, height: int) -> list[list[Segment]]:
+    """Strip, requests and events, or the one of them that has the screen."""
+    timeline, pane = pen.timeline, pen.controls.pane
     ranks = len(timeline.ranks)
 
     def lines_of(room: int) -> int:
-        return strip.plan_strip(ranks, room, ascii_only=ascii_only).lines(ranks)
+        return strip.plan_strip(ranks, room, ascii_only=pen.ascii).lines(ranks)
 
-    rooms = share_out(height, ranks, lines_of)
-    plan = strip.plan_strip(ranks, strip_room(height), ascii_only=ascii_only)
-    header = replace(header, window_s=shown_window(header.window_s, now - (timeline.began or 0)))
-    window = to_ns(header.window_s)
-    pen = _Pen(timeline, header, now, width, look, ascii_only)
-    lines: list[list[Segment]] = [
-        pen.line(pen.identity()),
-        pen.line(pen.figures()),
-        *strip.strip_lines(timeline, plan, width, window, now, ascii_only=ascii_only),
-        pen.line(pen.axis(strip.label_width(timeline.ranks, plan))),
-        pen.line(pen.table_head()),
-        *(pen.line(row) for row in pen.requests(rooms.requests)),
-        pen.line(Text("recent events".ljust(width), "reverse dim")),
-        *(pen.line(row) for row in pen.events(rooms.events)),
-    ]
-    if not closing:
-        lines.append(pen.line(Text(message or header.hint, "bold" if message else "dim")))
-    return Frame(tuple(tuple(line) for line in lines[:height]))
+    rooms = share_out(height, ranks, lines_of, pane)
+    lines: list[list[Segment]] = []
+    if pane in (Pane.ALL, Pane.RANKS):
+        most = strip_room(height) if pane is Pane.ALL else max(1, height - 4)
+        plan = strip.plan_strip(ranks, most, ascii_only=pen.ascii)
+        window = to_ns(pen.header.window_s)
+        lines += strip.strip_lines(timeline, plan, pen.width, window, pen.now, ascii_only=pen.ascii)
+        lines.append(pen.line(pen.axis(strip.label_width(timeline.ranks, plan))))
+    if pane in (Pane.ALL, Pane.REQUESTS):
+        lines.append(pen.line(pen.table_head()))
+        lines += [pen.line(row) for row in pen.requests(rooms.requests)]
+    if pane in (Pane.ALL, Pane.EVENTS):
+        lines.append(pen.line(Text("recent events".ljust(pen.width), "reverse dim")))
+        lines += [pen.line(row) for row in pen.events(rooms.events)]
+    return lines
 
 
 def shown_window(most_s: float, elapsed_ns: int) -> float:
@@ -141,9 +173,16 @@ class _Pen:
     """Draws the text parts of one frame."""
 
     def __init__(
-        self, timeline: Timeline, header: ConsoleHeader, now: int, width: int, look: Look, ascii_only: bool
+        self,
+        timeline: Timeline,
+        header: ConsoleHeader,
+        now: int,
+        width: int,
+        look: Look,
+        ascii_only: bool,
+        controls: Controls,
     ) -> None:
-        self.timeline, self.header, self.now = timeline, header, now
+        self.timeline, self.header, self.now, self.controls = timeline, header, now, controls
         self.width, self.look, self.ascii = width, look, ascii_only
         self._terminal = Terminal(width=width, color_system="truecolor", legacy_windows=False)
         self.wide = width >= 100
@@ -154,6 +193,15 @@ class _Pen:
         """Cut or padded to the width of the screen."""
         text.truncate(self.width, overflow="crop" if self.ascii else "ellipsis", pad=True)
         return list(text.render(self._terminal, end=""))
+
+    def last(self, message: str) -> Text:
+        """What a key asks for, a message, or the hint."""
+        said = self.controls.line
+        if said and self.controls.mode is not Mode.NORMAL:
+            return Text(said, "bold")
+        if message:
+            return Text(message, "bold")
+        return Text(f"{said}; {self.header.hint}" if said else self.header.hint, "dim")
 
     # ---- header and axis ----------------------------------------------------------------------------------------
 
@@ -182,11 +230,16 @@ class _Pen:
             text.append(
                 f" {share:.0%}", "bold green" if share >= 0.95 else "bold yellow" if share >= 0.7 else "bold red"
             )
+        if self.header.attainment:
+            shares = " ".join("-" if one is None else f"{one:.0%}" for one in self.header.attainment)
+            text.append(f"{self.gap if self.wide else ' '}1/5/15 min ", "dim")
+            text.append(shares)
         text.append(f"{self.gap}busy ")
         text.append(f"{sample.busy if sample else 0}/{len(timeline.ranks)}", "bold")
         text.append(f"{self.gap}queue ")
         text.append(str(sample.queue if sample else 0), "bold")
-        text.append(f" {self._spark()}", "cyan")
+        if self.wide or not self.header.attainment:
+            text.append(f" {self._spark()}", "cyan")
         kinds = (NoteKind.GROW, NoteKind.SHRINK, NoteKind.MIGRATE, NoteKind.PAUSE)
         counts = {kind.value: totals.moves.get(kind, 0) for kind in kinds}  # type: ignore[call-overload]
         text.append(
@@ -236,14 +289,17 @@ class _Pen:
 
     def requests(self, room: int) -> list[Text]:
         """Running, then paused, then waiting, each by deadline; the last ones that ended fill what is left."""
-        live = sorted(self.timeline.live(), key=_urgency)
+        live = panes.chosen(sorted(self.timeline.live(), key=_urgency), self.look, self.controls)
         over = len(live) - room
-        shown = live[: room - 1] if over > 0 else live
+        shown = _around(live, self.controls.selected, room - 1) if over > 0 else live
         rows = [self._request(life) for life in shown]
         if over > 0:
             rows.append(Text(f"   and {len(live) - len(shown)} more", "dim"))
-        past = [life for life in reversed(self.timeline.ended()) if life.end is not None][: room - len(rows)]
-        rows.extend(self._request(life) for life in past)
+        past = panes.chosen([life for life in reversed(self.timeline.ended()) if life.end], self.look, self.controls)
+        shown = [*shown, *past[: room - len(rows)]]
+        rows.extend(self._request(life) for life in shown[len(rows) :] if life.end is not None)
+        # all of them can be chosen, also those for which there is no room
+        self.controls.shown = [life.request.id for life in (live if over > 0 else shown)]
         return rows + [Text("")] * (room - len(rows))
 
     def _request(self, life: Life) -> Text:
@@ -268,6 +324,9 @@ class _Pen:
         row.append_text(self._state(life, standing))
         if life.end is not None:
             row.stylize("dim")
+        if request.id == self.controls.selected:
+            row.stylize("reverse")
+            row = Text(">") + row[1:] if self.ascii else row
         return row
 
     def _steps(self, life: Life, total: int) -> Text:
@@ -345,6 +404,13 @@ class _Pen:
 
 
 _TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200, 3600)
+
+
+def _around(lives: Sequence[Life], selected: str | None, room: int) -> Sequence[Life]:
+    """As many as there is room for, the chosen one among them."""
+    at = next((n for n, life in enumerate(lives) if life.request.id == selected), 0)
+    first = max(0, at - room + 1)
+    return lives[first : first + room]
 
 
 def _urgency(life: Life) -> tuple[int, float, int, str]:

@@ -222,6 +222,7 @@ def _console(config: RunConfig, look: Look, prepared: Prepared, system: LiveSyst
         ascii=look.ascii,
         plain=True if look.json else look.plain,
         stream=stream,
+        cancel=system.cancel,
     )
 
 

@@ -58,6 +58,11 @@ def get(url: str, path: str) -> bytes:
     return content
 
 
+def refusal(status: int, content: bytes) -> str:
+    """What the server said instead of doing it."""
+    return _message(content) or f"the server answered {status} {responses.get(status, '')}".rstrip()
+
+
 def delete(url: str, path: str) -> None:
     """Raises as `get` does, but not for what is not there any more."""
     _exchange(url, "DELETE", path, {}, None, TIMEOUT_S)

@@ -110,8 +110,7 @@ class View:
         """`[K, D]`, bytes: the most that a stage needs on one rank; -inf where nobody knows."""
         if self.memory_of_slot is None:
             return np.full((len(rows), len(self.degrees)), -np.inf)
-        found: F8 = self.memory_of_slot[self.slots[rows]]
-        return found
+        return self.memory_of_slot.take(self.slots.take(rows), axis=0)
 
     def row_of(self, request_id: str, arrival_s: float) -> int | None:
         """The row of a request that arrived then; None when it is not live any more. O(log N)."""

@@ -90,6 +90,8 @@ class Durable:
         live = self._tickets.get(request_id)
         if live is not None:
             return live
+        if request_id not in self._tickets:  # most are new, and need no look at the disk
+            return None
         entry = self._ledger.entry(request_id)
         if entry is None or entry.progress is None:
             return None

@@ -37,7 +37,7 @@ from gfdit.live.clock import LiveClock
 from gfdit.live.durable import Durable
 from gfdit.live.epochs import EpochBook, Failed, Finished, Settled
 from gfdit.live.intake import Intake
-from gfdit.live.reattach import Roster, Survivor, digest_of, started_at, survivors
+from gfdit.live.reattach import PREFIX, Roster, Survivor, digest_of, started_at, survivors
 from gfdit.live.results import Tickets
 from gfdit.live.supervisor import Life, RestartRule, Supervisor
 from gfdit.units import to_ns, to_s
@@ -82,7 +82,7 @@ class FleetSettings:
     restart: RestartRule = field(default_factory=RestartRule)
     log_dir: Path | None = None
     roster: Path | None = None
-    grace_s: float = 10.0
+    grace_s: float = 30.0
 
 
 class ZmqFleet:
@@ -150,7 +150,7 @@ class ZmqFleet:
         left = None if path is None else survivors(path, digest)
         if left is not None:
             return left
-        directory = tempfile.mkdtemp(prefix="gfdit-")  # mode 0700: nobody else can dial in
+        directory = tempfile.mkdtemp(prefix=PREFIX)  # mode 0700: nobody else can dial in
         return Roster(digest, 0, directory, ())
 
     def _save_roster(self) -> None:

@@ -15,6 +15,7 @@ import os
 import select
 import shutil
 import signal
+import stat
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from gfdit.worker.main import WorkerSpec
 
 EPOCHS_A_LIFE = 1 << 30
 MOST_LIVES = 1 << 10  # epochs have 40 bits
+PREFIX = "gfdit-"  # of the directory that a fleet makes for itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +83,28 @@ def survivors(path: Path, spec: str) -> Roster | None:
     except (OSError, ValidationError):
         path.unlink(missing_ok=True)
         return None
-    if left.spec == spec and left.life + 1 < MOST_LIVES and Path(left.directory).is_dir():
+    private = _is_private(Path(left.directory))
+    if private and left.spec == spec and left.life + 1 < MOST_LIVES:
         return replace(left, life=left.life + 1)
     for one in left.workers:
         process = adopt(one)
         if process is not None:
             process.kill()
             process.close()
-    shutil.rmtree(left.directory, ignore_errors=True)
+    if private:
+        shutil.rmtree(left.directory, ignore_errors=True)
     path.unlink(missing_ok=True)
     return None
+
+
+def _is_private(directory: Path) -> bool:
+    """Whether it is what a fleet made for itself: nothing else is listened in, or deleted."""
+    try:
+        about = directory.lstat()
+    except OSError:
+        return False
+    mine = stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid() and stat.S_IMODE(about.st_mode) == 0o700
+    return mine and directory.is_absolute() and directory.name.startswith(PREFIX)
 
 
 def digest_of(spec: WorkerSpec) -> str:

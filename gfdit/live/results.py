@@ -132,6 +132,10 @@ class Tickets:
             self._live[request.id] = ticket
         return ticket
 
+    def __contains__(self, request_id: str) -> bool:
+        """Whether the id is taken."""
+        return request_id in self._live or request_id in self._used
+
     def remember(self, ended: Iterable[str]) -> None:
         """Ids of requests that ended before: they are taken."""
         with self._lock:

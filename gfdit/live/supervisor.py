@@ -23,6 +23,7 @@ from gfdit.units import NS_PER_S, to_ns
 from gfdit.worker.main import WorkerSpec, run_worker
 
 MINUTE_NS = 60 * NS_PER_S
+UNTOLD_LIVES = 16  # that a rank may have begun after the roster was last written
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +113,10 @@ class Supervisor:
 
     def adopt(self, one: Survivor) -> Life | None:
         """Watch over a worker of an earlier controller as over one of ours; None if it does not live any more."""
-        process = adopt(one)
-        if process is None:
+        seat, process = self._seats[one.rank], adopt(one)
+        if process is None:  # the others may know it as dead: its successor must not look like it
+            seat.incarnation = one.incarnation + UNTOLD_LIVES
             return None
-        seat = self._seats[one.rank]
         seat.incarnation = one.incarnation
         return self._seated(seat, Life(one.rank, one.incarnation, one.identity.encode(), process))
 

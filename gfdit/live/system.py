@@ -50,6 +50,9 @@ from gfdit.worker.translate import facts_from_wire
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+#: Guidance of a guided request that names no scale, where the model's own is off.
+GUIDED_SCALE = 4.0
+
 
 @dataclass(frozen=True, slots=True)
 class LiveConfig:
@@ -273,7 +276,8 @@ def start_live(config: LiveConfig, progress: Callable[[int, int], None] | None =
 
 
 def pipeline_inputs(request: Request, facts: ModelFacts) -> dict[str, Value]:
-    """A workload's request in the pipeline's words. A request without guidance turns the model's own off."""
+    """A workload's request in the pipeline's words. A request without guidance turns the model's own off, one with it
+    turns it on."""
     inputs: dict[str, Value] = {
         "prompt": request.prompt,
         "height": request.height,
@@ -283,10 +287,12 @@ def pipeline_inputs(request: Request, facts: ModelFacts) -> dict[str, Value]:
     }
     if request.negative_prompt:
         inputs["negative_prompt"] = request.negative_prompt
-    if request.frames > 1:
+    if facts.video:
         inputs["num_frames"] = request.frames
     if facts.supports_cfg and not request.cfg:
         inputs["true_cfg_scale"] = 1.0
+    elif facts.supports_cfg and facts.defaults.get("true_cfg_scale", 1.0) in (0, 1):
+        inputs["true_cfg_scale"] = GUIDED_SCALE
     return inputs
 
 

@@ -159,6 +159,12 @@ class Draft:
                 for k, row in enumerate(mine.tolist()):
                     self._choices[row] = choices, k
 
+    def admitted(self, rule: StageRule, rows: I8) -> B1:
+        """`[K, D]`, or `[K, 1]` for one rank: the degrees that some alternative of `rows`' clause admits."""
+        if rule.single and rule.fixed is not None:
+            return np.ones((len(rows), 1), dtype=bool)
+        return Choices(rule, Frame(self.tick, rows), self.gpus).admitted()
+
     def choices(self, row: int) -> tuple[Choices, int]:
         found = self._choices.get(row)
         if found is None:
@@ -211,9 +217,9 @@ class Draft:
     def write_waits(self, codes: I1) -> None:
         """Put why its rows wait into `codes[N]`, a column over the view."""
         if self.unasked is not None:
-            np.copyto(codes, WAIT_CODE[self.unasked_reason], where=self.unasked)
+            codes[self.unasked] = WAIT_CODE[self.unasked_reason]
             if self.aside is not None and self.aside.any:
-                np.copyto(codes, WAIT_CODE[WaitReason.SET_ASIDE], where=self.unasked & self.aside.mask)
+                codes[self.unasked & self.aside.mask] = WAIT_CODE[WaitReason.SET_ASIDE]
         for row, reason in self.waits.items():
             codes[row] = WAIT_CODE[reason]
         for row in self.places:

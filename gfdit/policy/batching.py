@@ -66,14 +66,13 @@ class CompiledBatch:
 
     def form(self, tick: Tick, order: I8, apart: B1) -> Formed:
         """Batches of `order`, all rows of a plan; those in `apart[N]` are in none and keep their places."""
-        frame = Frame(tick, order)
-        joins = self.joins(frame, apart)
-        first = self._first_members(frame, joins)
+        joins = self.joins(tick, order, apart)
+        first = self._first_members(tick, order, joins)
         inside = np.flatnonzero(joins)
         inside = inside[np.argsort(first[inside], kind="stable")]
         opened = first[inside]
         starts = np.flatnonzero(np.concatenate([opened[:1] >= 0, opened[1:] != opened[:-1]]))
-        due = self._due(frame, inside, starts)
+        due = self._due(Frame(tick, order), inside, starts)
         waits = due > tick.view.now_s + TOLERANCE_S
         held = order[inside[np.repeat(waits, np.diff(np.append(starts, len(inside))))]]
         until = float(np.min(due, where=waits, initial=np.inf))
@@ -95,25 +94,28 @@ class CompiledBatch:
         """Whether some rows may be made to wait for others."""
         return self._window > 0
 
-    def joins(self, frame: Frame, apart: B1) -> B1:
+    def joins(self, tick: Tick, rows: I8, apart: B1) -> B1:
         """`[K]`: which rows are in a batch, if only their own."""
-        joins: B1 = ~apart.take(frame.rows)
-        return joins if self._where is None else joins & spread(self._where(frame), (frame.size,))
+        joins: B1 = ~apart.take(rows)
+        return joins if self._where is None else joins & tick.values(self._where, rows)
 
-    def kinds(self, frame: Frame) -> list[Array]:
-        """Columns `[K]` of numbers: rows that are equal in all of them are alike."""
-        view = frame.view
-        columns = [frame.of(view.model), frame.of(view.stage), frame.of(view.steps_done)]
-        columns += [spread(column(frame), (frame.size,)) for column in self._by]
-        return [_alike(column) for column in columns]
+    def columns(self, tick: Tick) -> list[Array]:
+        """Columns `[N]` of the view: rows that are equal in all of them are alike, and so are those that are nan."""
+        view, everybody = tick.view, tick.everybody()
+        by = (spread(column(everybody), (view.size,)) for column in self._by)
+        return [*by, view.steps_done, view.stage, view.model]  # first what tells most apart
 
-    def _first_members(self, frame: Frame, joins: B1) -> I8:
+    def kinds(self, tick: Tick, rows: I8) -> list[Array]:
+        """Columns `[K]` of numbers: rows that are equal in all of them, bit for bit, are alike."""
+        return [_alike(column.take(rows)) for column in self.columns(tick)]
+
+    def _first_members(self, tick: Tick, rows: I8, joins: B1) -> I8:
         """`[K]`: the position of the row that opened the batch of each; its own where it is in none."""
-        first = np.arange(frame.size)
+        first = np.arange(len(rows))
         inside = np.flatnonzero(joins)
         if not len(inside):
             return first
-        columns = [column.take(inside) for column in self.kinds(frame)]
+        columns = self.kinds(tick, rows.take(inside))
         by_kind = np.argsort(mixed(columns, len(inside)), kind="stable")
         in_line = [column.take(by_kind) for column in columns]
         differs = np.logical_or.reduce([column[1:] != column[:-1] for column in in_line])

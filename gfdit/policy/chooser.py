@@ -181,6 +181,8 @@ class RowChoices(Choices):
         self.rule = rule
         self._degrees = row.degrees
         self._row = row
+        self._size = 1
+        self._feasible = None
         self._allowed = None
         self._offered = None
         self._masks = []
@@ -214,9 +216,6 @@ class RowChoices(Choices):
             self._masks.append([mask])
             self._keys.append(None if keys is None else [[INF if k != k else k for k in keys]])
         return self._masks[number]
-
-    def admitted(self) -> B1:
-        raise NotImplementedError("asked about many rows at once")
 
     def because(self, k: int, choice: Choice) -> Because:
         rule = self.rule

@@ -8,6 +8,7 @@ is `[K]`, a table is `[K, D]`. May not decide anything.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,14 @@ Fn = Callable[["Frame"], Any]
 """A compiled expression: a scalar, `[K]`, `[K, D]` or `[K, D, D]` (axis 1: `sp`, axis 2: `next`), by its level."""
 
 
+@cache
+def _as_column(degrees: tuple[int, ...]) -> F8:
+    """Not to be written to."""
+    column = np.array(degrees, dtype=np.float64)
+    column.flags.writeable = False
+    return column
+
+
 def _by_state(*states: State) -> B1:
     table = np.zeros(len(State), dtype=bool)
     table[[STATE_CODE[state] for state in states]] = True
@@ -35,6 +44,7 @@ WITH_GPUS = _by_state(State.READY, State.RUNNING)
 LIVE = PLANNABLE | WITH_GPUS  # admitted
 NEW = _by_state(State.ARRIVED, State.DEFERRED)
 EVERYBODY = -1
+SMALL_VIEW = 1024  # so many rows cost hardly more than a few
 
 
 class ClassTable:
@@ -49,6 +59,7 @@ class ClassTable:
         self.slo = np.array([np.inf if rule.slo is None else rule.slo for rule in rules] + [np.inf])
         self.when: tuple[Fn | None, ...] = ()  # compiled conditions, set by the policy
         self._seen: tuple[str, ...] = ()
+        self._any_foreign = False
         self._lookup: I8 = np.zeros(0, dtype=np.int64)
 
     @property
@@ -64,9 +75,9 @@ class ClassTable:
         if names != self._seen:
             self._lookup = np.array([self.names.index(n) if n in self.names else -1 for n in names], dtype=np.int64)
             self._seen = names
+            self._any_foreign = bool((self._lookup < 0).any())
         index: I8 = self._lookup.take(view.class_code)
-        if len(index) and int(index.min()) < 0:
-            foreign = np.flatnonzero(index < 0)
+        if self._any_foreign and len(foreign := np.flatnonzero(index < 0)):
             index[foreign] = self.classify(Frame(tick, foreign))
         return index
 
@@ -83,19 +94,22 @@ class ClassTable:
 
 
 class Tick:
-    """One evaluation: the view, and what the policy derives from it once. `offered`: the degrees under test."""
+    """One evaluation: the view, and what the policy derives from it once. `offered`: the degrees under test. `watched`:
+    somebody counts what conditions come to, so that none is evaluated for rows that it is not asked about."""
 
-    __slots__ = ("aging", "classes", "columns", "degrees", "offered", "part", "scalars", "view")
+    __slots__ = ("aging", "classes", "columns", "degrees", "known", "offered", "part", "scalars", "view", "watched")
 
     def __init__(self, view: View, classes: ClassTable, aging: Aging | None) -> None:
         self.view = view
+        self.watched = False
         self.part = EVERYBODY  # the class that aggregates run over
         self.classes = classes
         self.aging = aging
         self.offered: tuple[int, ...] = view.degrees
-        self.degrees: F8 = np.array(view.degrees, dtype=np.float64)
+        self.degrees: F8 = _as_column(view.degrees)
         self.scalars: dict[str, Any] = {}
         self.columns: dict[str, Array] = {}
+        self.known: dict[Fn, Array] = {}
 
     def class_index(self) -> I8:
         found = self.columns.get("class")
@@ -122,11 +136,25 @@ class Tick:
         """All admitted rows: what aggregates run over."""
         found: Frame | None = self.scalars.get("live")
         if found is None:
-            admitted = self.admitted()
-            found = self.scalars["live"] = Frame(
-                self, admitted.nonzero()[0], whole=np.count_nonzero(admitted) == self.view.size
-            )
+            rows = self.admitted().nonzero()[0]
+            found = self.scalars["live"] = self.everybody() if len(rows) == self.view.size else Frame(self, rows)
         return found
+
+    def everybody(self) -> Frame:
+        """All rows of the view. What several clauses read is computed for all of them once."""
+        found: Frame | None = self.scalars.get("everybody")
+        if found is None:
+            found = self.scalars["everybody"] = Frame(self, np.arange(self.view.size), whole=True)
+        return found
+
+    def values(self, fn: Fn, rows: I8) -> Array:
+        """`[K]`: what `fn` is at `rows`; computed for everybody, and remembered, unless there are many more."""
+        known = self.known.get(fn)
+        if known is None:
+            if self.watched or 2 * len(rows) < self.view.size > SMALL_VIEW:
+                return spread(fn(Frame(self, rows)), rows.shape)
+            known = self.known[fn] = spread(fn(self.everybody()), (self.view.size,))
+        return known.take(rows)
 
     def column_of(self, degree: float) -> int | None:
         """Column of a degree in the tables; None when the cluster does not offer it."""
@@ -135,8 +163,10 @@ class Tick:
     def with_none(self) -> Tick:
         """The same tick with 0 as the first degree under test: not to run."""
         other = Tick(self.view, self.classes, self.aging)
-        other.offered, other.degrees = (0, *self.offered), np.concatenate([[0.0], self.degrees])
+        other.offered = (0, *self.offered)
+        other.degrees = _as_column(other.offered)
         other.scalars, other.columns, other.part = self.scalars, self.columns, self.part
+        other.watched = self.watched
         return other
 
 

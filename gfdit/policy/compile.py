@@ -58,6 +58,7 @@ COMPARE: dict[CompareOp, Callable[[Any, Any], Any]] = {
     CompareOp.GT: operator.gt,
     CompareOp.GE: operator.ge,
 }
+_OF_SCALARS: dict[Any, Callable[[Any, Any], Any]] = {np.logical_and: operator.and_, np.logical_or: operator.or_}
 _DENOISE = STAGE_CODE[Stage.DENOISE]
 TABLES = {
     "step_time": "#step",
@@ -168,6 +169,8 @@ class Compiler:
 
     def _fold(self, op: Callable[[Any, Any], Any], operands: tuple[Expr, ...], level: Level) -> Fn:
         parts = [self.expr(operand, level) for operand in operands]
+        if level <= Level.TICK:
+            op = _OF_SCALARS.get(op, op)
         if len(parts) == 2:
             first, second = parts
             return lambda frame: op(first(frame), second(frame))
@@ -241,7 +244,7 @@ class Compiler:
                 return self._over_class(expr, lambda frame, mask: float(np.count_nonzero(mask)))
             case "longest_wait":
                 return self._over_class(
-                    expr, lambda frame, mask: float(frame.column("waited").compress(mask).max(initial=0.0))
+                    expr, lambda frame, mask: float(np.maximum.reduce(frame.column("waited"), where=mask, initial=0.0))
                 )
             case _:
                 return self._per_degree(expr.function, expr.args[0])
@@ -256,6 +259,8 @@ class Compiler:
                 return lambda frame: frame.column(table)[:, None, :]
             case Name(name="sp", level=Level.DEGREE):
                 return lambda frame: frame.column(table)
+            case Name(name="sp_best") if function == "slack":
+                return lambda frame: frame.column("deadline") - at(frame.column("#remaining"), frame.column("best"))
             case Name(name="sp_best"):
                 return lambda frame: at(frame.column(table), frame.column("best"))
             case Name(name="sp"):

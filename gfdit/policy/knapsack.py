@@ -6,6 +6,8 @@ expression of the policy. Exact: dynamic programming over candidates x ranks. Wh
 
 from __future__ import annotations
 
+from functools import cache, reduce
+
 import numpy as np
 
 from gfdit.core.proposal import Because
@@ -40,7 +42,7 @@ class CompiledKnapsack:
         rows = candidates(draft, order, max(SMALLEST_BLOCK, CANDIDATES_A_RANK * capacity))
         if not len(rows):
             return
-        weights = np.array(sorted({1, *draft.view.degrees}), dtype=np.int64)
+        weights = options(draft.view.degrees)
         values, none = self._values(draft, rows)
         gains = self._gains(draft, rows, values - none[:, None], weights)
         for k, option in enumerate(solve(gains, weights, capacity)):
@@ -68,13 +70,21 @@ class CompiledKnapsack:
     @staticmethod
     def _gains(draft: Draft, rows: I8, better: F8, weights: I8) -> F8:
         """`[K, W]`: how much better each degree is than not to run; -inf where the row may not have it."""
-        gains = np.full((len(rows), len(weights)), -np.inf)
-        gains[:, weights.searchsorted(draft.view.degrees)] = better
+        gains = better
+        if len(weights) > better.shape[1]:
+            gains = np.full((len(rows), len(weights)), -np.inf)
+            gains[:, weights.searchsorted(draft.view.degrees)] = better
         single = draft.rules.single_of_stage.take(draft.view.stage.take(rows)).nonzero()[0]
         if len(single):  # one rank, and the best value that the request may still come to
             offered = np.isfinite(draft.view.step_s.take(rows.take(single), axis=0))
-            gains[single, 0] = np.max(better.take(single, axis=0), axis=1, where=offered, initial=-np.inf)
+            gains[single, 0] = reduce(np.maximum, np.where(offered, better.take(single, axis=0), -np.inf).T)
         return np.where(permitted(draft, rows, weights), gains, -np.inf)
+
+
+@cache
+def options(degrees: tuple[int, ...]) -> I8:
+    """The numbers of ranks that a request may have, ascending: one always is among them."""
+    return np.array(sorted({1, *degrees}), dtype=np.int64)
 
 
 def candidates(draft: Draft, order: Ranking, most: int) -> I8:
@@ -95,17 +105,19 @@ def permitted(draft: Draft, rows: I8, weights: I8) -> B1:
     its stage takes one), no cap forbids it, and a group that is sticky is not changed for little."""
     allowed = np.zeros((len(rows), len(weights)), dtype=bool)
     columns = weights.searchsorted(draft.view.degrees)
-    draft.evaluate(rows)
     numbers = draft.rules.number_of_stage.take(draft.view.stage.take(rows))
     for number, rule in enumerate(draft.rules.distinct):
         mine = (numbers == number).nonzero()[0]
         if not len(mine):
             continue
-        admitted = draft.choices(int(rows[mine[0]]))[0].admitted()
+        admitted = draft.admitted(rule, rows.take(mine))
         if rule.single:
             allowed[mine, 0] = admitted[:, 0]
         else:
-            allowed[mine[:, None], columns] = admitted
+            if len(columns) == len(weights):
+                allowed[mine] = admitted
+            else:
+                allowed[mine[:, None], columns] = admitted
             if rule.sticky is not None:
                 _keep_present(draft, rows, mine, allowed, weights)
     if draft.claims or draft.limits:
@@ -130,6 +142,10 @@ def solve(gains: F8, weights: I8, capacity: int) -> list[int | None]:
     """
     gains = np.where((weights <= capacity)[None, :] & (gains > 0), gains, 0.0)
     chosen: list[int | None] = [None] * len(gains)
+    if capacity < 2:  # one row at the most: the first of the best
+        row = int(gains[:, 0].argmax())
+        chosen[row] = 0 if gains[row, 0] > 0 else None
+        return chosen
     best = np.argmax(gains, axis=1)
     wanted = gains.max(axis=1, initial=0.0) > 0
     if int(weights[best[wanted]].sum()) <= capacity:

@@ -197,6 +197,7 @@ class CompiledPolicy:
 
     def _tick(self, view: View, moves_on: bool = False) -> Tick:
         tick = Tick(view, self._classes, self.program.aging)
+        tick.watched = self._compiler.watch is not None
         if self._arrivals is not None:
             self._arrivals.enter(tick)
         if self._misses is not None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from gfdit.core.view import B1, F8, I8
-from gfdit.policy.columns import Fn, Frame, Tick
+from gfdit.policy.columns import Fn, Tick
 
 SMALL = 64  # so few rows are sorted whole
 LONG = 2048  # from so many on, guessing an order is cheaper than sorting
@@ -95,19 +95,19 @@ class Ranking:
         return self.sorted(self.rows)
 
 
-def sort(tick: Tick, rows: I8, keys: Sequence[Fn]) -> I8:
-    """All of `rows` (ascending) by the keys, then by row."""
+def sort(tick: Tick, rows: I8, keys: Sequence[Fn], count: int | None = None) -> I8:
+    """All of `rows` (ascending) by the keys, then by row; at least the first `count` where that is given."""
     if not keys or len(rows) < 2:
         return rows
-    frame = Frame(tick, rows)
-    first = keys[0](frame)
+    first = tick.values(keys[0], rows)
     by_first = first.argsort(kind="stable")
     if len(keys) > 1:
-        sorted_ = first.take(by_first)
-        if (
-            np.count_nonzero(sorted_[:-1] < sorted_[1:]) < len(rows) - 1
-        ):  # where nobody ties, the other keys decide nothing
-            by_first = np.lexsort([*(key(frame) for key in reversed(keys[1:])), first])
+        asked = by_first if count is None else by_first[: count + 1]
+        sorted_ = first.take(asked)
+        if np.count_nonzero(sorted_[:-1] < sorted_[1:]) < len(asked) - 1:
+            by_first = np.lexsort([*(tick.values(key, rows) for key in reversed(keys[1:])), first])
+        elif len(asked) < len(rows):  # where nobody ties, the other keys decide nothing
+            by_first = asked[:-1]
     found: I8 = rows.take(by_first)
     return found
 
@@ -118,14 +118,14 @@ def head(tick: Tick, rows: I8, keys: Sequence[Fn], count: int, hint: Hint | None
         return rows
     spare = SMALL + SPARE * count
     if len(rows) <= spare:
-        return sort(tick, rows, keys)
-    column: F8 = keys[0](Frame(tick, rows))
+        return sort(tick, rows, keys, count)
+    column: F8 = tick.values(keys[0], rows)
     limit = _threshold(column, count, spare, hint)
     if np.isnan(limit):  # what is not a number comes last, and there are not enough others
         return sort(tick, rows, keys)
     below = column <= limit
     if np.count_nonzero(below) <= spare:
-        return sort(tick, rows.compress(below), keys)
+        return sort(tick, rows.compress(below), keys, count)
     clear, tied = rows.compress(column < limit), rows.compress(column == limit)
     return np.concatenate([sort(tick, clear, keys), head(tick, tied, keys[1:], count - len(clear))])
 
@@ -154,8 +154,10 @@ class Presorted:
 
     def argsort(self, key: F8, slots: I8, rows: I8) -> I8:
         """A stable argsort of `key[K]`, a column over `rows[K]`; `slots[N]`: what tells requests apart over ticks."""
+        if len(rows) < LONG:
+            return key.argsort(kind="stable")
         own = slots.take(rows)
-        found = None if min(len(own), len(self._slots)) < LONG else self._repaired(key, own)
+        found = None if len(self._slots) < LONG else self._repaired(key, own)
         if found is None:
             found = key.argsort(kind="stable")
         self._slots = own.take(found)

@@ -1,8 +1,8 @@
 """Plan order with the members of each batch right behind the first of them, found as far as somebody asks.
 
-A tick reaches a few requests of thousands, so that only their batches have to be found. Rows are told apart by a hash
-of what makes them alike; whoever shares it with nobody is alone, and the others are compared. What comes out is what
-`CompiledBatch.form` gives for everybody. May not decide anything.
+A tick reaches a few requests of thousands, so that only their batches have to be found. Of many, rows are told apart by
+a hash of what makes them alike: whoever shares it with nobody is alone, and only the others are compared. What comes
+out is what `CompiledBatch.form` gives for everybody. May not decide anything.
 """
 
 from __future__ import annotations
@@ -15,11 +15,17 @@ import numpy as np
 from gfdit.core import proposal as core
 from gfdit.core.view import B1, I8
 from gfdit.policy.batching import CompiledBatch, mixed
-from gfdit.policy.columns import Array, Frame, Tick
+from gfdit.policy.columns import Array, Tick
 from gfdit.policy.ranking import Hint, Ranking
 
 BLOCK = 16
+FEW = 1024  # rows that are looked through for each batch: hashing them takes longer
+A_FEW = 6  # rows that are compared one by one faster than as columns
 BUCKETS = 1 << 12
+
+
+Kind = tuple[float | None, ...]
+"""What makes rows alike; None where it is not a number."""
 
 
 class Batches(Sequence[core.Batch]):
@@ -69,19 +75,20 @@ class Regrouped(Ranking):
         self._batch = batch
         self._apart = apart
         self._found: list[int] = []
-        self._block: list[tuple[int, bool, bool]] = []  # come to and not yet placed in the order, last first
+        self._block: list[tuple[int, bool]] = []  # come to and not yet placed in the order, last first
         self._taken: set[int] = set()
         self._asked = 0  # rows of the policy's order that were come to
-        self._columns: list[Array] | None = None
-        self._kinds: dict[tuple[float, ...], tuple[Ranking, int]] = {}  # kind -> its rows, how many are in batches
+        self._columns: list[Array] = []
+        self._buckets: Buckets | None = None
+        self._kinds: dict[Kind, tuple[Ranking, int]] = {}  # kind -> its rows, how many in batches
 
     def first(self, count: int) -> I8:
         found, taken = self._found, self._taken
         while len(found) < min(count, self.size):
-            row, may_join, is_alone = self._block.pop() if self._block else self._next_block()
+            row, may_join = self._block.pop() if self._block else self._next_block()
             if row in taken:
                 continue
-            members = (row,) if is_alone or not may_join else self._members(row)
+            members = self._members(row) if may_join else (row,)
             found += members
             if len(members) > 1:
                 taken.update(members)
@@ -100,42 +107,62 @@ class Regrouped(Ranking):
         position[self.all()] = np.arange(self.size)
         return Ranking(self._tick, self.rows, (lambda frame: position.take(frame.rows),), Hint())
 
-    def _next_block(self) -> tuple[int, bool, bool]:
-        """The next row of the policy's order, whether it may be in a batch, whether it is alone for certain."""
+    def _next_block(self) -> tuple[int, bool]:
+        """The next row of the policy's order, and whether it may be in a batch with others."""
         block = self._order.first(self._asked + BLOCK)[self._asked : self._asked + BLOCK]
         self._asked += len(block)
-        joins = self._batch.joins(Frame(self._tick, block), self._apart).tolist()
-        self._block = list(zip(block.tolist(), joins, self._alone(block).tolist(), strict=True))[::-1]
+        joins = self._batch.joins(self._tick, block, self._apart)
+        if not self._columns:
+            self._columns = self._batch.columns(self._tick)
+            if self.size > FEW:
+                self._buckets = Buckets(self._batch.kinds(self._tick, self.rows), self.rows)
+        if self._buckets is not None:
+            joins &= self._buckets.shared(block)
+        self._block = list(zip(block.tolist(), joins.tolist(), strict=True))[::-1]
         return self._block.pop()
-
-    def _alone(self, block: I8) -> B1:
-        """Which rows are like no other for certain."""
-        if self._columns is None:
-            self._columns = self._batch.kinds(Frame(self._tick, self.rows))
-            self._bucket = _hashed(self._columns, self.size)
-            self._counts = np.bincount(self._bucket, minlength=BUCKETS)
-        alone: B1 = self._counts.take(self._bucket.take(self.rows.searchsorted(block))) == 1
-        return alone
 
     def _members(self, row: int) -> tuple[int, ...]:
         """The batch that `row` opens."""
-        assert self._columns is not None
-        at = int(self.rows.searchsorted(row))
-        kind = tuple(column[at].item() for column in self._columns)
+        kind = self._kind(row)
         known = self._kinds.get(kind)
         if known is None:
-            same = (self._bucket == self._bucket[at]).nonzero()[0]
-            for column, value in zip(self._columns, kind, strict=True):
-                same = same.compress(column.take(same) == value)
-            rows = self.rows.take(same)
-            rows = rows.compress(self._batch.joins(Frame(self._tick, rows), self._apart))
-            known = self._order.of(rows), 0
+            same = self._alike(kind, self.rows if self._buckets is None else self._buckets.around(row))
+            if len(same) == 1:
+                return (row,)
+            same = same.compress(self._batch.joins(self._tick, same, self._apart))
+            known = self._order.of(same), 0
         ranking, begun = known
         ended = begun + self._batch.most
         self._kinds[kind] = ranking, ended
         return tuple(ranking.first(ended)[begun:ended].tolist())
 
+    def _kind(self, row: int) -> Kind:
+        values = [column.item(row) for column in self._columns]
+        return tuple(value if value == value else None for value in values)
 
-def _hashed(columns: Sequence[Array], size: int) -> I8:
-    """`[K]`: a bucket for each row, the same for rows that are equal in all columns."""
-    return (mixed(columns, size) & np.uint64(BUCKETS - 1)).astype(np.int64)
+    def _alike(self, kind: Kind, rows: I8) -> I8:
+        """Those of `rows` that are of this kind, which some are."""
+        for column, value in zip(self._columns, kind, strict=True):
+            if len(rows) <= A_FEW:
+                return np.array([row for row in rows.tolist() if self._kind(row) == kind], dtype=np.int64)
+            there = column.take(rows)
+            rows = rows.compress(there != there if value is None else there == value)
+        return rows
+
+
+class Buckets:
+    """Rows by a hash of what makes them alike; `columns[K]` are those of `rows[K]`, ascending."""
+
+    def __init__(self, columns: Sequence[Array], rows: I8) -> None:
+        self._rows = rows
+        self._of_row = (mixed(columns, len(rows)) & np.uint64(BUCKETS - 1)).astype(np.int64)
+        self._counts = np.bincount(self._of_row, minlength=BUCKETS)
+
+    def shared(self, rows: I8) -> B1:
+        """Which of `rows` are not alone in their bucket; whoever is is like no other."""
+        shared: B1 = self._counts.take(self._of_row.take(self._rows.searchsorted(rows))) > 1
+        return shared
+
+    def around(self, row: int) -> I8:
+        """All rows of its bucket."""
+        return self._rows.compress(self._of_row == self._of_row[self._rows.searchsorted(row)])

@@ -66,6 +66,9 @@ class Row:
         if name == "#slack":
             deadline = self.value("deadline")
             return [deadline - remaining for remaining in self.table("#remaining")]
+        if name == "#mem" and self.view.memory_of_slot is not None:
+            needed: list[float] = self.view.memory_of_slot[self.view.slots.item(self.row)].tolist()
+            return needed
         found: list[float] = self._frame().column(name)[0].tolist()
         return found
 

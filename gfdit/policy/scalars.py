@@ -218,9 +218,9 @@ class Scalars(Generic[C]):
                     return lambda of, here, wider: -fn(of, here, wider)
                 return lambda of, here, wider: not fn(of, here, wider)
             case Binary(op=op):
-                return _two(_BINARY[op], self.expr(expr.left), self.expr(expr.right))
+                return self._pair(_BINARY[op], expr.left, expr.right)
             case Compare(op=compared):
-                return _two(COMPARE[compared], self.expr(expr.left), self.expr(expr.right))
+                return self._pair(COMPARE[compared], expr.left, expr.right)
             case Member():
                 return self._member(expr)
             case BoolOp(conjunction=conjunction, operands=operands):
@@ -234,6 +234,13 @@ class Scalars(Generic[C]):
                 raise Unsupported(expr.kind.value)
             case _:
                 assert_never(expr)
+
+    def _pair(self, op: Callable[[Any, Any], Any], left: Expr, right: Expr) -> ScalarFn[C]:
+        a = self.expr(left)
+        if isinstance(right, Const):
+            constant = right.value
+            return lambda of, here, wider: op(a(of, here, wider), constant)
+        return _two(op, a, self.expr(right))
 
     def key(self, key: OrderKey) -> ScalarFn[C]:
         """A sort key, smaller first."""

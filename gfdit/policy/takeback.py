@@ -8,13 +8,14 @@ one is capped: it shrinks or pauses at its next boundary, and a `Claim` sets wha
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import assert_never
 
 import numpy as np
 
 from gfdit.core.lifecycle import State
 from gfdit.core.proposal import Because, Cap, WaitReason
-from gfdit.core.view import I8, STATE_CODE, Reservation, View
+from gfdit.core.view import B1, I8, STATE_CODE, Reservation, View
 from gfdit.lang.program import Action, Preempt, Take
 from gfdit.lang.schema import Level
 from gfdit.policy.allocate import Draft
@@ -248,7 +249,9 @@ class CompiledPreempt:
     def _free(self, draft: Draft, order: Ranking, claims: Claims) -> None:
         """Ranks for winners that have none."""
         left = self._bucket.left(draft.view.now_s)
-        rows = self._unplaced(draft, order) if left >= 1 else ()
+        if left < 1:
+            return
+        rows = self._unplaced(draft, order)
         if not len(rows):
             return
         truth, compared = (True, []) if self._when is None else self._when.evaluate(Frame(draft.tick, rows))
@@ -410,7 +413,13 @@ def _in_classes(frame: Frame, names: tuple[str, ...]) -> np.ndarray:
     if not names:
         return np.ones(frame.size, dtype=bool)
     codes, known = symbols(frame, "class")
-    return np.array([name in names for name in (*known, None)]).take(codes)
+    return _membership(names, known).take(codes)
+
+
+@cache
+def _membership(names: tuple[str, ...], known: tuple[str, ...]) -> B1:
+    """Which of the known names are among `names`; last, that of a class which is not the policy's."""
+    return np.array([name in names for name in (*known, None)])
 
 
 def _longest_step(view: View, rows: list[int]) -> float:

@@ -9,6 +9,7 @@ and needs no room. May not place anything.
 from __future__ import annotations
 
 import heapq
+from functools import reduce
 
 import numpy as np
 
@@ -53,11 +54,11 @@ class Likely:
         self.least = np.nan
         self.count = 0
 
-    def heavy(self, shed: F8) -> B1:
-        """Those with the largest keys, at least as many as the last walk took."""
+    def heavy(self, shed: F8) -> B1 | None:
+        """Those with the largest keys, at least as many as the last walk took; None: all of them."""
         enough = FEW + self.count
         if len(shed) <= 2 * enough:
-            return np.ones(len(shed), dtype=bool)
+            return None
         found: B1 = shed >= self.least
         if not enough <= np.count_nonzero(found) <= 2 * enough:
             place = len(shed) - enough - enough // 2
@@ -83,19 +84,20 @@ def given_up(need: F8, excess: F8, shed: F8, likely: Likely | None = None) -> di
     given up so far; it looks at light rows only where no heavy one is left. O(n) in vector operations, O(1) for each
     stop and O(log n) for each that is set aside.
     """
-    worst = np.maximum.accumulate(excess)
-    first = int(worst.searchsorted(0.0, "right"))
-    stops = np.concatenate([[first], first + 1 + (worst[first:-1] < worst[first + 1 :]).nonzero()[0]])
-    mask = np.ones(len(worst), dtype=bool) if likely is None else likely.heavy(shed)
+    worst = np.empty(len(excess) + 1)  # so far, and nothing before all
+    worst[0], worst[1:] = 0.0, excess
+    np.maximum.accumulate(worst, out=worst)
+    stops = (worst[:-1] < worst[1:]).nonzero()[0]
+    mask = None if likely is None else likely.heavy(shed)
     heavy, light = _Walked(shed, mask), None
     aside: dict[int, float] = {}
     given = 0.0  # by those set aside so far
-    for at, over in zip(stops.tolist(), worst.take(stops).tolist(), strict=True):
+    for at, over in zip(stops.tolist(), excess.take(stops).tolist(), strict=True):
         if over <= given:
             continue
         kept = heavy.until(at)
         while over > given:
-            if not kept:
+            if not kept and mask is not None:
                 light = _Walked(shed, ~mask) if light is None else light
                 kept = light.until(at)
                 if not kept:
@@ -114,15 +116,22 @@ class _Walked:
 
     __slots__ = ("_entries", "_heap", "_next")
 
-    def __init__(self, shed: F8, mask: B1) -> None:
-        positions = mask.nonzero()[0]
-        self._entries = list(zip((-shed.take(positions)).tolist(), (-positions).tolist(), strict=True))
+    def __init__(self, shed: F8, mask: B1 | None) -> None:
+        if mask is None:
+            self._entries = list(zip((-shed).tolist(), range(0, -len(shed), -1), strict=True))
+        else:
+            positions = mask.nonzero()[0]
+            self._entries = list(zip((-shed.take(positions)).tolist(), (-positions).tolist(), strict=True))
         self._next = 0
         self._heap: list[tuple[float, int]] = []
 
     def until(self, at: int) -> list[tuple[float, int]]:
         """The heap of those up to and including `at` that have not been taken from it."""
         entries, heap, next_ = self._entries, self._heap, self._next
+        if not heap:  # what is sorted is a heap
+            while next_ < len(entries) and entries[next_][1] >= -at:
+                next_ += 1
+            heap += sorted(entries[self._next : next_])
         while next_ < len(entries) and entries[next_][1] >= -at:
             heapq.heappush(heap, entries[next_])
             next_ += 1
@@ -147,21 +156,23 @@ class CompiledTriage:
         """Every admitted request is walked, running ones too: their work needs room like any other."""
         view = tick.view
         walked: B1 = tick.admitted() & (view.deadline_s < np.inf)
-        need = _cheapest_on_time(view.remaining_s, view.gpu_s, view.deadline_s - view.now_s)
+        deadline = tick.everybody().column("deadline")
+        need = _cheapest_on_time(view.remaining_s, view.gpu_s, deadline)
         on_time: B1 = walked & (need < np.inf)
-        aside: B1 = walked & ~on_time
+        aside: B1 = walked ^ on_time
         over = np.full(view.size, np.inf)
         rows = on_time.nonzero()[0]
         if len(rows):
             needed = need.take(rows)
-            frame = Frame(tick, rows, {"gpu_time": needed})
-            walk = self._presorted.argsort(spread(self._by(frame), rows.shape), view.slots, rows)
+            by = spread(self._by(Frame(tick, rows, {"gpu_time": needed})), rows.shape)
+            walk = self._presorted.argsort(by, view.slots, rows)
+            in_turn = rows.take(walk)
             needed = needed.take(walk)
-            excess = needed.cumsum() - self._margin * view.gpus * frame.column("deadline").take(walk)
-            if excess.max() > 0:
-                shed = self._sign * spread(self._shed(frame), rows.shape)
-                found = given_up(needed, excess, shed.take(walk), self._likely)
-                gone = rows.take(walk.take(np.fromiter(found, dtype=np.int64, count=len(found))))
+            excess = needed.cumsum() - self._margin * view.gpus * deadline.take(in_turn)
+            if np.maximum.reduce(excess) > 0:
+                shed = self._sign * spread(self._shed(Frame(tick, in_turn, {"gpu_time": needed})), in_turn.shape)
+                found = given_up(needed, excess, shed, self._likely)
+                gone = in_turn.take(np.fromiter(found, dtype=np.int64, count=len(found)))
                 aside[gone] = True
                 over[gone] = np.fromiter(found.values(), dtype=np.float64, count=len(found))
         return SetAside(aside, over)
@@ -170,8 +181,5 @@ class CompiledTriage:
 def _cheapest_on_time(remaining: F8, gpu: F8, deadline: F8) -> F8:
     """`[N]`: GPU-seconds at the cheapest degree that meets the deadline; +inf where none does. Column by column: tables
     are much longer than wide."""
-    need = np.full(len(deadline), np.inf)
-    for column in range(remaining.shape[1]):
-        cost = np.where(remaining[:, column] <= deadline, gpu[:, column], np.inf)
-        np.minimum(need, cost, out=need)
-    return need
+    costs = np.where(remaining <= deadline[:, None], gpu, np.inf)
+    return reduce(np.minimum, costs.T) if costs.shape[1] else np.full(len(costs), np.inf)

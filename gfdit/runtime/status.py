@@ -200,6 +200,25 @@ class About:
     window_s: float
 
 
+class Ends:
+    """Which of the requests that ended within the last quarter of an hour were on time."""
+
+    def __init__(self) -> None:
+        self._ends: deque[tuple[int, bool]] = deque(maxlen=MOST_ENDED)
+
+    def record(self, now: int, decision: Decision) -> None:
+        for command in decision.commands:
+            if isinstance(command, EndRequest):
+                self._ends.append((command.at, command.on_time))
+        while self._ends and self._ends[0][0] < now - to_ns(WINDOWS_S[-1]):
+            self._ends.popleft()
+
+    def within(self, seconds: int, now: int) -> Attainment:
+        """Of the last `seconds`, which is one of `WINDOWS_S`."""
+        ends = [on_time for at, on_time in self._ends if at >= now - to_ns(seconds)]
+        return Attainment(seconds, len(ends), sum(ends), sum(ends) / len(ends) if ends else None)
+
+
 class StatusBoard:
     """See the module. `now`: the system's clock."""
 
@@ -208,27 +227,23 @@ class StatusBoard:
         self._timeline = Timeline(
             about.ranks, keep_s=1.25 * about.window_s, policy_of=lambda: self._scheduler.policy.name
         )
-        self._ends: deque[tuple[int, bool]] = deque(maxlen=MOST_ENDED)
+        self._ends = Ends()
         self._lock = threading.Lock()
 
     def record(self, now: int, events: Sequence[Event], decision: Decision, tick_seconds: float) -> None:
         with self._lock:
             self._timeline.record(now, events, decision, tick_seconds)
-            for command in decision.commands:
-                if isinstance(command, EndRequest):
-                    self._ends.append((command.at, command.on_time))
-            while self._ends and self._ends[0][0] < now - to_ns(WINDOWS_S[-1]):
-                self._ends.popleft()
+            self._ends.record(now, decision)
 
     def rate(self) -> float | None:
         """Requests that ended a second within the last minute; None when none did."""
         with self._lock:
             now = self._timeline.now
-            recent = [at for at, _ in self._ends if at >= now - to_ns(WINDOWS_S[0])]
+            ended = self._ends.within(WINDOWS_S[0], now).ended
             began = self._timeline.began or 0
-        if not recent:
+        if not ended:
             return None
-        return len(recent) / max(1e-3, min(WINDOWS_S[0], to_s(now - began)))
+        return ended / max(1e-3, min(WINDOWS_S[0], to_s(now - began)))
 
     def status(self, *, accepting: bool, detail: bool = False) -> Status:
         with self._lock:
@@ -261,10 +276,7 @@ class StatusBoard:
 
     def _attainment(self, now: int) -> tuple[Attainment, ...]:
         totals = self._timeline.totals
-        windows = []
-        for seconds in WINDOWS_S:
-            ends = [on_time for at, on_time in self._ends if at >= now - to_ns(seconds)]
-            windows.append(Attainment(seconds, len(ends), sum(ends), sum(ends) / len(ends) if ends else None))
+        windows = [self._ends.within(seconds, now) for seconds in WINDOWS_S]
         return (*windows, Attainment(None, totals.ended, totals.on_time, totals.attainment))
 
     def _recent(self) -> Recent:

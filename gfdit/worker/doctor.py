@@ -49,6 +49,9 @@ def examine(loaded: Loaded, inputs: Mapping[str, Input] | None = None) -> list[C
         whole = [_uninterrupted(intake, one) for one in trials]
     except Exception as error:  # whatever the model raises is the finding
         return [Check("runs", False, f"{type(error).__name__}: {error}")]
+    made = _size(whole[0])
+    if made != size:
+        return [Check("runs", False, f"made {made} pixels where {size} were asked for")]
     return [
         Check("runs", True, f"{len(whole)} {'videos' if facts.video else 'pictures'} of {size} pixels"),
         _try("stepwise", lambda: _equal([_stepwise(intake, one) for one in trials], whole)),
@@ -128,13 +131,19 @@ def _rerun(executor: Executor, inputs: Mapping[str, Input]) -> tuple[bool, str]:
 def _splits(loaded: Loaded, heads: int) -> Check:
     without = [type(model).__name__ for model in denoisers(loaded.pipe) if plan_of(model) is None]
     if without:
-        return Check("splits", True, f"no, for want of a plan for {', '.join(without)}: one rank a guidance branch")
+        return Check("splits", True, f"no, for want of a plan for {', '.join(without)}: steps run on one rank")
     return Check("splits", True, f"sequence parallel by plan, {heads} heads")
 
 
 def _picture(values: Mapping[str, object]) -> np.ndarray:
     decoded = next(values[name] for name in OUTPUTS if values.get(name) is not None)
     return decoded.float().cpu().numpy() if isinstance(decoded, torch.Tensor) else np.asarray(decoded)
+
+
+def _size(picture: np.ndarray) -> str:
+    """Width x height; channels stand before them in tensors and behind them in arrays."""
+    height, width = picture.shape[-3:-1] if picture.shape[-1] == 3 != picture.shape[-3] else picture.shape[-2:]
+    return f"{width} x {height}"
 
 
 def _equal(got: list[np.ndarray], expected: list[np.ndarray]) -> tuple[bool, str]:

@@ -25,6 +25,7 @@ def mend(family: str) -> None:
             _mend_unguided(HunyuanVideo15ModularPipeline)
         case _ if family.startswith("wan"):
             _mend_wan()
+            _mend_wan_size()
 
 
 def _mend_unguided(pipeline: type[ModularPipeline]) -> None:
@@ -49,3 +50,15 @@ def _mend_wan() -> None:
         return original(*args, prepare_unconditional_embeds=True, **kwargs)
 
     WanTextEncoderStep.encode_prompt = staticmethod(encode_prompt)
+
+
+def _mend_wan_size() -> None:
+    """diffusers 0.42: `WanModularPipeline` counts the VAE's halvings and not the patches before them, so that Wan 2.2
+    5B makes videos of twice the height and width; the ordinary pipeline reads the VAE's configuration, as here."""
+    from diffusers import WanModularPipeline
+
+    def vae_scale_factor_spatial(self: WanModularPipeline) -> int:
+        vae = getattr(self, "vae", None)
+        return 8 if vae is None else int(vae.config.scale_factor_spatial)
+
+    WanModularPipeline.vae_scale_factor_spatial = property(vae_scale_factor_spatial)

@@ -1,7 +1,8 @@
-"""Shows the told run on this terminal, for the tests that look at a real one. Ends when standard input does."""
+"""Shows the told run on this terminal, for the tests that look at a real one. Ends with Ctrl-C."""
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from stories import tell
@@ -13,4 +14,7 @@ HEADER = ConsoleHeader("shapes", "slo", "3f2a9c1d77", 4, "cpu", 'gfdit submit "a
 if __name__ == "__main__":
     with make_console(HEADER, ascii="--ascii" in sys.argv) as console:
         tell(console.record)
-        sys.stdin.read()
+        try:
+            signal.pause()
+        except KeyboardInterrupt:
+            pass

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,8 +50,10 @@ def told(keep_s: float | None = None) -> Timeline:
     return timeline
 
 
-def frame_of(timeline: Timeline, width: int, height: int, *, ascii_only: bool = True) -> Frame:
-    return draw(timeline, HEADER, timeline.now, width, height, look=lambda _: None, ascii_only=ascii_only)
+def frame_of(
+    timeline: Timeline, width: int, height: int, *, ascii_only: bool = True, header: ConsoleHeader = HEADER
+) -> Frame:
+    return draw(timeline, header, timeline.now, width, height, look=lambda _: None, ascii_only=ascii_only)
 
 
 def columns(line: tuple[Segment, ...]) -> int:
@@ -269,19 +272,23 @@ def tmux(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tmux]:
 def test_on_a_terminal_it_follows_the_size_and_leaves_its_last_frame(tmux: Tmux) -> None:
     here = Path(__file__).parent
     environ = f"TERM=xterm-256color COLUMNS=70 LINES=20 PYTHONPATH={here.parents[1]}:{here}"
-    command = f"env {environ} {sys.executable} {here / 'screens.py'} --ascii; exec cat"
+    command = f"trap : INT; env {environ} {sys.executable} {here / 'screens.py'} --ascii; exec cat"
     tmux.do("new-session", "-d", "-s", "t", "-x", "80", "-y", "24", command)
-    small = (GOLDEN / "frame_80x24_ascii.txt").read_text()
-    large = (GOLDEN / "frame_200x60_ascii.txt").read_text()
+    keyed = replace(HEADER, attainment=(1 / 3,) * 3, hint=f"{HEADER.hint}; ? for keys")
+    small, large = (frame_of(told(), *size, header=keyed).text for size in ((80, 24), (200, 60)))
     assert tmux.wait_for(lambda screen: screen == small) == small
     tmux.do("resize-window", "-t", "t", "-x", "200", "-y", "60")
     assert tmux.wait_for(lambda screen: screen == large) == large
     tmux.do("resize-window", "-t", "t", "-x", "80", "-y", "24")
     assert tmux.wait_for(lambda screen: screen == small) == small
-    tmux.do("send-keys", "-t", "t", "C-d")
+    tmux.do("send-keys", "-t", "t", "?")
+    assert "this page" in tmux.wait_for(lambda screen: "this page" in screen)
+    tmux.do("send-keys", "-t", "t", "C-c")
     left = tmux.wait_for(lambda screen: "recent events" in screen and HEADER.hint not in screen)
     assert HEADER.hint not in left
     assert small.splitlines()[2] in left
+    tmux.do("send-keys", "-t", "t", "echoed", "Enter")  # the terminal is as it was
+    assert tmux.wait_for(lambda screen: screen.count("echoed") == 2).count("echoed") == 2
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,19 +16,18 @@ from typing import Any
 
 import httpx
 
-from gfdit.core.work import Request
+from gfdit.core.work import Request, Stage
 from gfdit.live.durable_ledger import Entry, Ledger
 from gfdit.runtime.blobs import Blobs
 from gfdit.worker.emulated import expected_output, inputs_of
 
 WAIT_S = 60
 PATH = "/v1/images/generations"
-STAGES = ("encode", "prepare", "timesteps", "denoise", "decode", "finalize")
 
 
 @dataclass
 class Server:
-    """A running one. `said`: what it wrote on standard error before it served is in `errors` once it has ended."""
+    """A running one. What it says on standard error goes to `errors.txt` beside its folder."""
 
     process: subprocess.Popen[str]
     url: str
@@ -77,9 +76,9 @@ def entries(out: Path) -> dict[str, Entry]:
     return {request_id: entry for request_id, entry in found.items() if entry is not None}
 
 
-def undisturbed(request: Request, stages: tuple[str, ...]) -> bytes:
+def undisturbed(request: Request, stages: Sequence[Stage]) -> bytes:
     """The output of the same request where nothing ever failed."""
-    return expected_output(inputs_of(request), stages, request.steps)  # type: ignore[arg-type]
+    return expected_output(inputs_of(request), stages, request.steps)
 
 
 def get(url: str) -> httpx.Response:

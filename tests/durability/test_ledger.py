@@ -176,7 +176,7 @@ def crashed_copy(tmp_path: Path) -> tuple[Path, bytes, int]:
 def test_a_torn_tail_loses_at_most_the_last_record(tmp_path: Path) -> None:
     crashed, log, before = crashed_copy(tmp_path)
     cuts = list(range(before, len(log)))
-    if "GFDIT_ALL_CUTS" not in os.environ:  # every byte takes a minute
+    if "GFDIT_ALL_CUTS" not in os.environ:  # every byte takes minutes
         seed = random.randrange(1 << 30)
         print(f"seed {seed}")
         cuts = [before, before + 1, len(log) - 1, *random.Random(seed).sample(cuts, 60)]

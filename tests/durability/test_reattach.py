@@ -156,11 +156,17 @@ def test_workers_of_another_kind_are_ended_and_not_taken_over(tmp_path: Path) ->
 BAD_WORKER = '{"spec": "", "life": 0, "directory": "/", "workers": [{"rank": "no"}]}'
 
 
-@pytest.mark.parametrize("text", ["{", BAD_WORKER])
-def test_a_roster_that_does_not_decode_is_none(tmp_path: Path, text: str) -> None:
-    (tmp_path / "roster.json").write_text(text)
+FOREIGN = '{"spec": "", "life": 0, "directory": "NOT-OURS", "workers": []}'
+
+
+@pytest.mark.parametrize("text", ["{", BAD_WORKER, FOREIGN])
+def test_a_roster_that_is_not_believed_is_none(tmp_path: Path, text: str) -> None:
+    others = tmp_path / "others"
+    others.mkdir()
+    (tmp_path / "roster.json").write_text(text.replace("NOT-OURS", str(others)))
     with start_live(replace(config(tmp_path), workers=1)) as system:
         assert system.fleet.counters["adopted"] == 0
+        assert others.is_dir()  # it is not what a fleet made for itself
         assert (tmp_path / "roster.json").stat().st_mode & 0o777 == 0o600
 
 

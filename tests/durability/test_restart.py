@@ -5,9 +5,13 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import random
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -108,6 +112,62 @@ def test_two_controllers_never_share_a_folder(tmp_path: Path) -> None:
         FolderLock(tmp_path)
     with FolderLock(tmp_path):
         pass
+
+
+@dataclass
+class Client:
+    """Sends its requests one after the other, each with one key until it is answered, as OpenAI's client would."""
+
+    number: int
+    answers: dict[str, list[str]] = field(default_factory=dict)  # key: ids that answered it
+
+    def run(self, url_of: Callable[[], str], stop: threading.Event) -> None:
+        count = 0
+        with httpx.Client(timeout=WAIT_S) as client:
+            while not stop.is_set():
+                key, count = f"{self.number}-{count}", count + 1
+                while key not in self.answers:
+                    try:
+                        answer = client.post(url_of() + PATH, json=asked(count), headers=keyed(key))
+                    except httpx.TransportError:  # between two controllers
+                        time.sleep(0.05)
+                        continue
+                    if answer.status_code == 200:
+                        self.answers.setdefault(key, []).append(answer.json()["gfdit"]["id"])
+
+
+def test_clients_that_retry_are_served_through_many_kills(tmp_path: Path) -> None:
+    """`GFDIT_KILLS=200` for a longer run."""
+    out, urls, stop = tmp_path / "out", [""], threading.Event()
+    clients = [Client(number) for number in range(4)]
+    seed = random.randrange(1 << 30)
+    print(f"seed {seed}")
+    draw, pids = random.Random(seed), set()
+    threads = [threading.Thread(target=client.run, args=(lambda: urls[0], stop)) for client in clients]
+    for life in range(int(os.environ.get("GFDIT_KILLS", "1")) + 1):
+        with serving(out) as server:
+            urls[0] = server.url
+            pids.add(tuple(workers(out)))
+            if life == 0:
+                for thread in threads:
+                    thread.start()
+            served = sum(len(client.answers) for client in clients)
+            while sum(len(client.answers) for client in clients) < served + 4:
+                time.sleep(0.01)
+            time.sleep(draw.uniform(0, 0.1))
+            if life < int(os.environ.get("GFDIT_KILLS", "1")):
+                server.kill()
+                continue
+            stop.set()
+            for thread in threads:
+                thread.join(WAIT_S)
+    known = entries(out)
+    answered = [one for client in clients for ids in client.answers.values() for one in ids]
+    assert len(set(answered)) == len(answered) == len(known)  # lost = 0, duplicates = 0
+    assert len(pids) == 1, "workers were started anew"
+    for entry in known.values():
+        assert entry.progress is not None and entry.progress.outcome is Outcome.COMPLETED
+        assert entry.output == undisturbed(entry.request, STAGES)
 
 
 def test_a_video_job_finds_its_request_again(tmp_path: Path) -> None:

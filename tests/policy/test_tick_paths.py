@@ -9,16 +9,20 @@ import pickle
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pytest
 
+import gfdit.policy.allocate
+import gfdit.policy.columns
 import gfdit.policy.ranking
+import gfdit.policy.regrouped
 import gfdit.policy.triaging
 from gfdit.core.proposal import WAIT_CODE, Because, Proposal, WaitReason, Waits
 from gfdit.core.view import View
 from gfdit.policy import library
-from gfdit.policy.columns import ClassTable, Frame, Tick
+from gfdit.policy.columns import ClassTable, Tick
 from gfdit.policy.explain import Quoting
 from gfdit.policy.planner import CompiledPolicy
 from gfdit.policy.ranking import Hint, Presorted, Ranking, sort
@@ -64,13 +68,24 @@ class Paired(Measured):
 @pytest.fixture
 def switch(monkeypatch: pytest.MonkeyPatch) -> tuple[Callable[[], None], Callable[[], None]]:
     """Turn the quick ways off, and on again for worlds of a few hundred requests."""
-    known = (gfdit.policy.ranking, "SMALL"), (gfdit.policy.ranking, "LONG"), (gfdit.policy.triaging, "FEW")
+    known = (
+        (gfdit.policy.ranking, "SMALL", NEVER, 4),
+        (gfdit.policy.ranking, "LONG", NEVER, 64),
+        (gfdit.policy.triaging, "FEW", NEVER, 2),
+        (gfdit.policy.allocate, "FEW", 0, 8),
+        (gfdit.policy.regrouped, "FEW", NEVER, 8),
+        (gfdit.policy.columns, "SMALL_VIEW", NEVER, 8),
+    )
 
-    def to(small: int, long: int, few: int) -> None:
-        for (module, name), value in zip(known, (small, long, few), strict=True):
+    def plainly() -> None:
+        for module, name, value, _ in known:
             monkeypatch.setattr(module, name, value)
 
-    return lambda: to(NEVER, NEVER, NEVER), lambda: to(4, 64, 2)
+    def quickly() -> None:
+        for module, name, _, value in known:
+            monkeypatch.setattr(module, name, value)
+
+    return plainly, quickly
 
 
 @pytest.mark.parametrize("name", library.names())
@@ -81,6 +96,18 @@ def test_quick_plans_are_the_plain_ones(name: str, switch: tuple[Callable[[], No
     world = SteadyWorld(policy, 240, 16, shipped_cost(), seed=len(name))
     for tick in range(24):
         world.move_on(WARMUP_S if tick < 8 else 0.05)
+    assert policy.compared > 10, f"{name}: only {policy.compared} plans"
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_plans_of_a_small_world_are_the_plain_ones(
+    name: str, switch: tuple[Callable[[], None], Callable[[], None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plainly, _ = switch
+    policy = Paired(load_policy(name), plainly, monkeypatch.undo)  # against what is really set
+    world = SteadyWorld(policy, 60, 8, shipped_cost(), seed=len(name))
+    for tick in range(30):
+        world.move_on(WARMUP_S if tick < 15 else 0.01)
     assert policy.compared > 10, f"{name}: only {policy.compared} plans"
 
 
@@ -234,9 +261,9 @@ def touched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     seen: list[int] = []
     plain_sort, evaluate = gfdit.policy.ranking.sort, gfdit.policy.allocate.Draft.evaluate
 
-    def counting_sort(tick: Tick, rows: np.ndarray, keys: tuple[Callable[[Frame], np.ndarray], ...]) -> np.ndarray:
+    def counting_sort(tick: Tick, rows: np.ndarray, *how: Any) -> np.ndarray:
         seen.append(len(rows))
-        return plain_sort(tick, rows, keys)
+        return plain_sort(tick, rows, *how)
 
     def counting_evaluate(draft: gfdit.policy.allocate.Draft, rows: np.ndarray) -> None:
         seen.append(len(rows))

@@ -134,6 +134,7 @@ ORDINARY = {
     "sd3": ("StableDiffusion3Pipeline", {}),
     "wan": ("WanPipeline", {}),
     "wan22": ("WanPipeline", {"boundary_ratio": 0.875}),
+    "wan5b": ("WanPipeline", {"expand_timesteps": True}),
     "z-image": ("ZImagePipeline", {}),
 }
 

@@ -13,7 +13,8 @@ from PIL import Image
 from gfdit.core.work import Stage
 from gfdit.errors import InputError, ModelError, StateError
 from gfdit.worker.codec import to_bytes
-from gfdit.worker.doctor import examine
+from gfdit.worker.context_parallel import PLANS, install
+from gfdit.worker.doctor import Check, examine
 from gfdit.worker.executor import Executor
 from gfdit.worker.outputs import FPS, encode_output
 from gfdit.worker.snapshot import Snapshot
@@ -31,6 +32,25 @@ def test_the_doctor_reports_what_a_broken_model_raises() -> None:
     (check,) = examine(loaded)
     assert (check.name, check.passed) == ("runs", False)
     assert "RuntimeError" in check.detail
+
+
+def test_a_model_without_a_plan_is_served_on_one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(PLANS, "SD3Transformer2DModel")
+    loaded = build("sd3")
+    checks = examine(loaded)
+    assert all(check.passed for check in checks)
+    assert checks[-1].detail == "no, for want of a plan for SD3Transformer2DModel: steps run on one rank"
+    assert Executor(loaded).describe().degrees == (1,)
+    with pytest.raises(ModelError, match="`SD3Transformer2DModel` has no context-parallel plan"):
+        install(loaded.pipe.transformer)
+
+
+def test_the_doctor_notices_pictures_of_another_size() -> None:
+    """As diffusers' Wan made them with the VAE of the 5B model, before it was mended."""
+    loaded = build("wan5b")
+    loaded.pipe.__class__ = type("Wan", (type(loaded.pipe),), {"vae_scale_factor_spatial": 8})
+    (check,) = examine(loaded)
+    assert check == Check("runs", False, "made 128 x 128 pixels where 64 x 64 were asked for")
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])

@@ -62,6 +62,29 @@ def _wan22() -> ModularPipeline:
     return pipe
 
 
+def _wan5b() -> ModularPipeline:
+    """The small Wan 2.2: one expert, and a VAE that halves each side once more before it begins."""
+    from diffusers import WanBlocks
+
+    pipe = WanBlocks().init_pipeline()
+    vae = AutoencoderKLWan(
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+        latents_mean=[0.0] * 4,
+        latents_std=[1.0] * 4,
+        is_residual=True,
+        in_channels=12,
+        out_channels=12,
+        patch_size=2,
+        scale_factor_spatial=16,
+    )
+    pipe.update_components(**{**_wan_parts(), "vae": vae})
+    return pipe
+
+
 def _ltx() -> ModularPipeline:
     """Eight frames a latent frame, 16 x 16 pixels a token; the real one has 32 x 32."""
     from diffusers import AutoencoderKLLTXVideo, LTXAutoBlocks, LTXVideoTransformer3DModel
@@ -138,4 +161,5 @@ VIDEO_FAMILIES: dict[str, Callable[[], ModularPipeline]] = {
     "ltx": _ltx,
     "wan": _wan,
     "wan22": _wan22,
+    "wan5b": _wan5b,
 }

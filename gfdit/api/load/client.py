@@ -101,7 +101,8 @@ async def _ask(
     client: httpx.AsyncClient, shot: Shot, manner: Manner, due: float, tell: Callable[[Answer], None]
 ) -> Answer:
     sent, told = time.monotonic(), _Told()
-    fate, code, went = Fate.COMPLETED, "", {}
+    fate, code = Fate.COMPLETED, ""
+    went: Mapping[str, Any] = {}
     try:
         async with asyncio.timeout_at(due + manner.timeout_s):
             went = await _tries(client, shot, manner.retries, told)

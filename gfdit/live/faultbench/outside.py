@@ -10,13 +10,14 @@ import socket
 import urllib.parse
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from gfdit.api.load.client import Fate, Manner
 from gfdit.api.load.measure import drive
 from gfdit.api.load.plan import PICTURES, Like, shots_at
 from gfdit.errors import GfditError
 from gfdit.live.faultbench.row import Row
-from gfdit.live.faultbench.stage import MODEL, PATIENCE_S, POLICY, SCALE, Setting, Stage, perform
+from gfdit.live.faultbench.stage import MODEL, PATIENCE_S, POLICY, SCALE, WORKERS, Setting, Stage, perform
 from gfdit.live.faultbench.stage import SIDE as SIZE
 from gfdit.policy.bundle import Bundle
 from gfdit.runtime.rollout.vetting import Refused
@@ -24,6 +25,7 @@ from gfdit.runtime.rollout.vetting import Refused
 AT_ONCE = 16  # clients
 SLOW_S = 0.3
 TIMES = 10.0  # too much
+STEPS = 50  # long requests: ten times too much of them is still little for HTTP
 QUEUE = 8
 
 # ---- clients ----------------------------------------------------------------------------------------------------
@@ -149,11 +151,11 @@ def _is_right(stage: Stage, answer: bytes) -> bool:
 
 def overload(setting: Setting, seconds: float) -> Row:
     """Ten times what four ranks can do. Who is accepted is served, who is not is told when to come back."""
-    shape = Like(model=MODEL, size=(SIZE, SIZE), steps=4)
+    shape = Like(model=MODEL, size=(SIZE, SIZE), steps=STEPS)
 
     def act(stage: Stage) -> int:
-        alone = stage.system.scheduler.estimator.expand(stage.request("size")).alone_s / SCALE
-        rate = TIMES * 4 / alone
+        one = replace(stage.request("size"), steps=STEPS)
+        rate = TIMES * WORKERS / (stage.system.scheduler.estimator.expand(one).alone_s / SCALE)
         answers = drive(shots_at(rate, seconds, shape, setting.seed, SCALE, stream=False), Manner(stage.url)).answers
         away = [answer for answer in answers if answer.fate is Fate.TURNED_AWAY]
         stage.unmet += sum(answer.retry_after_s is None for answer in away)

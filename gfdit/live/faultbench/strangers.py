@@ -93,7 +93,8 @@ def strangers(setting: Setting, count: int) -> Row:
 def _shout(stage: Stage, count: int) -> None:
     """Under no name, an unknown one, that of a worker that is dead, and that of one that lives and is connected."""
     dead = _kill_one(stage)
-    alive = next(iter(stage.system.fleet.supervisor.lives.values())).identity
+    with stage.watch.changed:  # a name that is in use: one that was given out and is not would be theirs for the taking
+        alive = stage.system.fleet.supervisor.lives[next(iter(stage.watch.alive))].identity
     context = zmq.Context()
     sockets = []
     for name in (b"", b"nobody", dead, alive):
@@ -109,7 +110,7 @@ def _shout(stage: Stage, count: int) -> None:
         frames = malformed(stage.pick) if stage.pick.random() < 0.5 else forged(stage.pick, epoch)
         socket = sockets[number % 3]
         socket.send_multipart(frames)
-        if number % 50 == 0 and sockets[3].getsockopt(zmq.EVENTS) & zmq.POLLOUT:
+        if number % 50 == 0 and int(sockets[3].getsockopt(zmq.EVENTS)) & zmq.POLLOUT:
             sockets[3].send_multipart(frames, zmq.NOBLOCK)
     for socket in sockets[:3]:
         socket.close()
