@@ -17,7 +17,7 @@ help:
 	@echo 'make docs     the reference pages that are made from code'
 	@echo 'make profile  measure the embedded model on this machine'
 	@echo 'make fuzz     100,000 generated programs and as many random texts through the policy language'
-	@echo 'make faults   break real systems some 2,000 times: docs/reference/faults.md (an hour)'
+	@echo 'make faults   break real systems some 2,000 times: docs/reference/faults.md (half an hour)'
 
 # torch first and alone: it is the one big download, and a change elsewhere must not repeat it.
 $(READY): pyproject.toml constraints.txt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import sys
 import time
@@ -118,8 +119,15 @@ class Keys:
         return cls(api, admin, None if config.policy_key is None else public_key(config.policy_key))
 
 
+def _allow_many_sockets() -> None:
+    """A client is a file. The hard limit is the operator's to set, the soft one is ours."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def execute(config: RunConfig, look: Look) -> int:
     """Run it; returns the exit code. Raises GfditError for what cannot be started."""
+    _allow_many_sockets()
     keys = Keys.read(config)
     prepared = prepare(config, Environment.read())
     terminal = Terminal(stderr=look.json, highlight=False)

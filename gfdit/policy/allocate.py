@@ -19,7 +19,7 @@ from gfdit.lang.program import Allocate, AllocateKind
 from gfdit.lang.types import DUR
 from gfdit.policy.chooser import Choice, Choices, RowChoices, Rules, StageRule
 from gfdit.policy.columns import Frame, Tick
-from gfdit.policy.explain import Compared, quoting, render
+from gfdit.policy.explain import Compared, Quoting, quoting, render
 from gfdit.policy.ranking import Ranking
 from gfdit.policy.rows import Row
 from gfdit.policy.triaging import SetAside
@@ -200,8 +200,8 @@ class Draft:
 
     def why(self, row: int, choice: Choice) -> Because:
         if choice.alternative == -2:
-            value = (f"remaining({choice.degree})", render(DUR, self.remaining(row, choice.degree)))
-            return Because("sticky", self.rule(row).clause.clause.line, (value,))
+            name, value = f"remaining({choice.degree})", self.remaining(row, choice.degree)
+            return Quoting("sticky", self.rule(row).clause.clause.line, lambda: ((name, render(DUR, value)),))
         choices, k = self.choices(row)
         return choices.because(k, choice)
 

@@ -287,6 +287,13 @@ def _present_column(frame: Frame) -> I8:
     return np.where(degrees[index] == present, index, -1)
 
 
+def _best_at(frame: Frame) -> I8:
+    """Where the entry of the best degree lies in a table, row after row."""
+    size = frame.column("#step").size
+    places: I8 = np.arange(0, size, size // frame.size) + frame.column("best") if size else np.zeros(0, dtype=np.int64)
+    return places
+
+
 def spread(values: Any, shape: tuple[int, ...]) -> Array:
     """`values` in `shape`, which they broadcast to; not to be written to."""
     if isinstance(values, np.ndarray) and values.shape == shape:
@@ -353,6 +360,7 @@ LOADERS: dict[str, Callable[[Frame], Array]] = {
     "sp_best": lambda frame: frame.tick.degrees[frame.column("best")],
     # columns of the tables, and the tables
     "best": lambda frame: np.argmin(frame.column("#step"), axis=1),
+    "best at": _best_at,
     "present": _present_column,
     "#slack": lambda frame: frame.column("deadline")[:, None] - frame.column("#remaining"),
     "#gain": _gain,

@@ -42,7 +42,7 @@ from gfdit.lang.program import (
 )
 from gfdit.lang.schema import Level
 from gfdit.lang.types import Kind
-from gfdit.policy.columns import ARRIVALS, PLANNABLE, SYSTEM, WITHOUT_GPUS, Fn, Frame, Tick, at, gather, spread, symbols
+from gfdit.policy.columns import ARRIVALS, PLANNABLE, SYSTEM, WITHOUT_GPUS, Fn, Frame, Tick, gather, spread, symbols
 
 _BINARY: dict[BinaryOp, Callable[[Any, Any], Any]] = {
     BinaryOp.ADD: operator.add,
@@ -260,9 +260,9 @@ class Compiler:
             case Name(name="sp", level=Level.DEGREE):
                 return lambda frame: frame.column(table)
             case Name(name="sp_best") if function == "slack":
-                return lambda frame: frame.column("deadline") - at(frame.column("#remaining"), frame.column("best"))
+                return lambda frame: frame.column("deadline") - _at_best(frame, "#remaining")
             case Name(name="sp_best"):
-                return lambda frame: at(frame.column(table), frame.column("best"))
+                return lambda frame: _at_best(frame, table)
             case Name(name="sp"):
                 return lambda frame: gather(frame.column(table), frame.column("present"), missing)
             case Const(value=degree):
@@ -437,6 +437,11 @@ def _gain_of_next(frame: Frame) -> np.ndarray:
     remaining = frame.column("#remaining")
     gain: np.ndarray = remaining[:, :, None] / remaining[:, None, :]
     return gain
+
+
+def _at_best(frame: Frame, table: str) -> np.ndarray:
+    values: np.ndarray = frame.column(table).ravel().take(frame.column("best at"))
+    return values
 
 
 def _fixed_column(frame: Frame, table: str, degree: float, missing: float) -> np.ndarray:

@@ -379,7 +379,8 @@ def _deciding(keys: tuple[OrderKey, ...]) -> tuple[OrderKey, ...]:
 
 
 def _waits(view: View, drafts: list[Draft], held: dict[int, WaitReason]) -> Waits:
-    codes = np.full(view.size, NO_WAIT, dtype=np.int8)
+    codes = np.empty(view.size, dtype=np.int8)
+    codes.fill(NO_WAIT)
     for draft in drafts:
         draft.write_waits(codes)
     for row, reason in held.items():

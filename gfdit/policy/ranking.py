@@ -121,7 +121,7 @@ def head(tick: Tick, rows: I8, keys: Sequence[Fn], count: int, hint: Hint | None
         return sort(tick, rows, keys, count)
     column: F8 = tick.values(keys[0], rows)
     limit = _threshold(column, count, spare, hint)
-    if np.isnan(limit):  # what is not a number comes last, and there are not enough others
+    if limit != limit:  # what is not a number comes last, and there are not enough others
         return sort(tick, rows, keys)
     below = column <= limit
     if np.count_nonzero(below) <= spare:

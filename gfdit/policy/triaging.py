@@ -160,7 +160,8 @@ class CompiledTriage:
         need = _cheapest_on_time(view.remaining_s, view.gpu_s, deadline)
         on_time: B1 = walked & (need < np.inf)
         aside: B1 = walked ^ on_time
-        over = np.full(view.size, np.inf)
+        over = np.empty(view.size)
+        over.fill(np.inf)
         rows = on_time.nonzero()[0]
         if len(rows):
             needed = need.take(rows)
