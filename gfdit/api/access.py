@@ -16,30 +16,40 @@ from gfdit.api.errors import ApiError
 OPEN = frozenset({"/livez", "/readyz"})
 
 
+class Secrets:
+    """Texts of which a caller must know one; false when there are none."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._digests = tuple(_digest(text) for text in texts)
+
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
+    def known(self, given: str) -> bool:
+        """Takes as long for a text that is nearly right as for one that is not."""
+        digest = _digest(given)
+        return sum(hmac.compare_digest(digest, known) for known in self._digests) > 0
+
+
 class AccessKeys:
     """ASGI middleware. A key comes as `Authorization: Bearer KEY`, as OpenAI's clients send it, or as the password of
     HTTP Basic, which is what makes a browser ask for it."""
 
     def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
         self._app = app
-        self._digests = tuple(_digest(key) for key in keys)
+        self._keys = Secrets(keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._digests and scope["path"] not in OPEN:
+        if scope["type"] == "http" and self._keys and scope["path"] not in OPEN:
             given = _given(Headers(scope=scope).get("authorization", ""))
-            if not self._known(given):
+            if not self._keys.known(given):
                 await _refusal(given)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    def _known(self, given: str) -> bool:
-        """Takes as long for a key that is nearly right as for one that is not."""
-        digest = _digest(given)
-        return sum(hmac.compare_digest(digest, known) for known in self._digests) > 0
 
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
 
 
 def _given(header: str) -> str:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
-import hmac
 import ipaddress
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from gfdit.api.access import Secrets
 from gfdit.api.body import read_body
 from gfdit.api.errors import ApiError
 from gfdit.config import LOOPBACK
@@ -131,10 +130,10 @@ class Guard:
     """Lets operators through. Raises ApiError for everybody else."""
 
     def __init__(self, tokens: Sequence[str]) -> None:
-        self._digests = tuple(hashlib.sha256(token.encode()).digest() for token in tokens)
+        self._tokens = Secrets(tokens)
 
     async def __call__(self, request: Request) -> None:
-        if self._digests:
+        if self._tokens:
             self._check_token(request.headers.get(TOKEN, ""))
         else:
             self._check_origin(request)
@@ -143,8 +142,7 @@ class Guard:
             raise ApiError(415, "unsupported_media_type", "send `content-type: application/json`", retry=False)
 
     def _check_token(self, given: str) -> None:
-        digest = hashlib.sha256(given.encode()).digest()
-        if not sum(hmac.compare_digest(digest, known) for known in self._digests):
+        if not self._tokens.known(given):
             message = "this is not an admin token of this server" if given else "this wants the server's admin token"
             raise ApiError(401, "invalid_admin_token", f"{message}: send `{TOKEN}`", retry=False)
 
