@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, assert_never
 
@@ -197,7 +198,7 @@ def _joined(conjunction: bool, parts: list[ScalarFn[C]]) -> ScalarFn[C]:
     return lambda of, here, wider: any(part(of, here, wider) for part in parts)
 
 
-class Scalars(Generic[C]):
+class Scalars(ABC, Generic[C]):
     """Compiles the expressions of one program for one request at a time. Where values are read, subclasses say."""
 
     def __init__(self, lets: tuple[Let, ...]) -> None:
@@ -273,11 +274,13 @@ class Scalars(Generic[C]):
         """A mode or a state."""
         raise Unsupported(expr.name)
 
+    @abstractmethod
     def _name(self, expr: Name) -> ScalarFn[C]:
-        raise NotImplementedError
+        """An attribute of what is asked about."""
 
+    @abstractmethod
     def _function(self, expr: Call) -> ScalarFn[C]:
-        raise NotImplementedError
+        """A function that is not the same for all kinds of things asked about."""
 
 
 class ScalarCompiler(Scalars[Glance]):
